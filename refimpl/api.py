@@ -1,0 +1,82 @@
+"""The front door: releases, blueprints, models."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from refimpl import releases as release_files
+from refimpl.blueprint import Blueprint
+from refimpl.checkpoint import open_checkpoint
+from refimpl.model import Model, numpy_model
+from refimpl.models import from_config
+from refimpl.weights import RandomWeights, StoredWeights
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def releases() -> list[str]:
+    """The names of the published releases that are described here, e.g. "HuggingFaceTB/SmolLM3-3B"."""
+    return release_files.names()
+
+
+def read_config(source: Source) -> dict[str, Any]:
+    """The configuration of a release name, a config.json path, a directory that holds one, or a configuration itself.
+
+    ValueError when it is none of these.
+    """
+    if isinstance(source, Mapping):
+        return dict(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"got a {type(source).__name__} but need a release name, a path or a configuration (dict)")
+    path = Path(source)
+    if path.is_dir():
+        path = path / "config.json"
+        if not path.is_file():
+            raise ValueError(f"{path.parent}: no config.json in this directory")
+    if path.is_file():
+        return _parse(path)
+    if isinstance(source, str) and path.suffix != ".json":
+        config = release_files.release(source)["config"]
+        return dict(config)
+    raise ValueError(f"{path}: no such file or directory")
+
+
+def blueprint(source: Source) -> Blueprint:
+    """What a model is, without weights: parameters, cache, FLOPs, wiring.
+
+    source: a release name, a config.json path, a directory that holds one, or a configuration dict.
+    """
+    return from_config(read_config(source))
+
+
+def load(path: str | os.PathLike[str], dtype: str = "float64", *, stream: bool = False) -> Model:
+    """The model of a Hugging Face checkpoint directory (config.json and safetensors files).
+
+    dtype: "float64" (the oracle) or "float32", in which everything is computed whatever the stored format.
+    stream: read each parameter when it is needed and drop it after, instead of holding all of them.
+    Tensors are memory-mapped: nothing is read before it is used. CheckpointError (a ValueError) names a missing, surplus
+    or mis-shaped tensor, a malformed file or a wrong index.
+    """
+    checkpoint = open_checkpoint(path)
+    plan = from_config(checkpoint.config)
+    return numpy_model(plan, StoredWeights(plan, checkpoint, dtype, stream=stream), dtype)
+
+
+def init(source: Source, seed: int = 0, dtype: str = "float32") -> Model:
+    """A model with random weights of the right shapes, drawn when they are first used."""
+    plan = blueprint(source)
+    return numpy_model(plan, RandomWeights(plan, dtype, seed=seed), dtype)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: holds a {type(values).__name__} but a configuration is an object")
+    return values

@@ -1,0 +1,68 @@
+"""Rotary position embedding as a part of a model: width, base, scaling, layout."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy.typing as npt
+
+from refimpl import layers
+from refimpl.numerics import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Position interpolation (`linear_rope_frequencies`)."""
+
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3:
+    """Llama 3 scaling (`llama3_rope_frequencies`)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yarn:
+    """YaRN (`yarn_rope_frequencies`); attention_factor multiplies cos and sin."""
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float
+    beta_slow: float
+    truncate: bool
+    attention_factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Rotation of the first `rotary_dim` entries of a head."""
+
+    rotary_dim: int
+    theta: float
+    scaling: Linear | Llama3 | Yarn | None = None
+    interleaved: bool = False
+
+    @property
+    def attention_factor(self) -> float:
+        return self.scaling.attention_factor if isinstance(self.scaling, Yarn) else 1.0
+
+    def frequencies(self, dtype: npt.DTypeLike) -> Array:
+        """inv_freq [P/2] in `dtype`."""
+        match self.scaling:
+            case None:
+                return layers.rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype)
+            case Linear(factor=factor):
+                return layers.linear_rope_frequencies(self.rotary_dim, theta=self.theta, factor=factor, dtype=dtype)
+            case Llama3():
+                options = asdict(self.scaling)
+                return layers.llama3_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)
+            case Yarn():
+                options = asdict(self.scaling)
+                del options["attention_factor"]
+                return layers.yarn_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)

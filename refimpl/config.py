@@ -1,0 +1,118 @@
+"""Reading a published config.json strictly: every key is used, known to change no number, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Keys of any Hugging Face configuration that change no logit: bookkeeping, training, and the defaults of decoding.
+_HARMLESS = """
+    _name_or_path architectures auto_map bos_token_id chunk_size_feed_forward dtype eos_token_id finetuning_task
+    id2label initializer_range is_decoder is_encoder_decoder label2id model_type name_or_path output_attentions
+    output_hidden_states pad_token_id prefix problem_type return_dict sep_token_id task_specific_params tokenizer_class
+    torch_dtype torchscript transformers_version unsloth_fixed unsloth_version use_cache attention_dropout
+    attn_implementation _attn_implementation _attn_implementation_autoset pretraining_tp max_length min_length do_sample
+    temperature top_k top_p num_beams repetition_penalty experts_implementation _experts_implementation
+"""
+HARMLESS = frozenset(_HARMLESS.split())
+# Keys that would change numbers if they were set: only the value that leaves everything as it is passes.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "quantization_config": (None,),
+    "add_cross_attention": (False, None),
+    "cross_attention_hidden_size": (None,),
+    "tie_encoder_decoder": (False, None),
+    "pruned_heads": ({}, None),
+    "text_config": (None,),
+}
+
+
+class Config:
+    """A configuration from which keys are taken; `finish` fails on what was left over.
+
+    `taken`, `ignored` and `absent` say afterwards which switches a file sets, which of its keys mean nothing here, and
+    which ones fell back to the class default of the architecture.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = dict(values)
+        self.taken: dict[str, Any] = {}
+        self.absent: dict[str, Any] = {}
+        self.ignored: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return str(self.values.get("model_type"))
+
+    def require(self, key: str, kind: type[T]) -> T:
+        """The value of a key that must be there."""
+        if key not in self.values:
+            raise ValueError(f"config: key {key!r} is missing and {self.name!r} needs it ({kind.__name__})")
+        return self._typed(key, self.values[key], kind)
+
+    def take(self, key: str, kind: type[T], default: T) -> T:
+        """The value of a key, or `default`, the architecture's own, when it is absent."""
+        if key not in self.values:
+            self.absent[key] = default
+            return default
+        return self._typed(key, self.values[key], kind)
+
+    def optional(self, key: str, kind: type[T], default: T | None = None) -> T | None:
+        """As `take`, where null is a value of its own."""
+        if self.values.get(key, default) is None:
+            self._note(key, None)
+            return None
+        assert default is not None or key in self.values
+        return self.take(key, kind, default)
+
+    def choose(self, key: str, choices: Mapping[str, T], default: str) -> T:
+        """The meaning of a key whose value must be one of `choices`."""
+        value = self.take(key, str, default)
+        if value not in choices:
+            raise ValueError(f"config: {key} is {value!r} but {self.name!r} supports {', '.join(map(repr, choices))}")
+        return choices[value]
+
+    def positive(self, key: str) -> int:
+        """A required integer of at least 1."""
+        value = self.require(key, int)
+        if value < 1:
+            raise ValueError(f"config: {key} is {value} but needs a positive integer")
+        return value
+
+    def ignore(self, *keys: str) -> None:
+        """Keys of this architecture that change no number."""
+        self.ignored.extend(key for key in keys if key in self.values)
+
+    def unread(self) -> list[str]:
+        """Keys that nothing has read and that are not known to be harmless."""
+        self.ignored.extend(sorted(HARMLESS & set(self.values) - set(self.ignored) - set(self.taken)))
+        for key, neutral in NEUTRAL.items():
+            if key in self.values and key not in self.taken and self.values[key] in neutral:
+                self.ignored.append(key)
+        return sorted(set(self.values) - set(self.taken) - set(self.ignored))
+
+    def finish(self) -> None:
+        """ValueError when a key was left over: it might change numbers, and nothing is guessed."""
+        left = self.unread()
+        if not left:
+            return
+        key = left[0]
+        if key in NEUTRAL:
+            raise ValueError(f"config: {key} is {self.values[key]!r}, which {self.name!r} does not support here")
+        known = sorted(set(self.taken) | set(self.absent))
+        near = get_close_matches(key, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"config: unknown key {key!r} (value {self.values[key]!r}) for {self.name!r}{hint}")
+
+    def _note(self, key: str, value: Any) -> None:
+        (self.taken if key in self.values else self.absent)[key] = value
+
+    def _typed(self, key: str, value: Any, kind: type[T]) -> T:
+        if kind is float and type(value) is int:
+            value = float(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"config: {key} is {value!r} but needs a {kind.__name__}")
+        self.taken[key] = value
+        return value

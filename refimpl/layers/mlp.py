@@ -1,0 +1,96 @@
+"""Feed-forward pieces: the linear map, activations and gated activations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from refimpl.numerics import Array, float32_inside
+from refimpl.shapes import check, check_floats
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """Affine map with the weight as checkpoints store it.
+
+    y = x Wᵀ + b
+
+    Shapes: x [..., I], weight [O, I], bias [O] or absent; y [..., O].
+    Rules: R1  weight rows are outputs: y_o = sum over i of x_i weight_oi.
+    Dtype: T1  products accumulate in float32 and are cast to the model's format before the bias. This function computes
+           in the dtype of x.
+    Pitfalls: a transposed weight where O = I; a bias dropped (lowrank-module-drops-bias) or invented
+      (o-proj-spurious-bias).
+    """
+    sizes = check("linear", x=(x, "...I"), weight=(weight, "OI"), bias=(bias, "O"))
+    check_floats("linear", x=x, weight=weight, bias=bias)
+    y = (x.reshape(-1, sizes["I"]) @ weight.T).reshape(*x.shape[:-1], sizes["O"])
+    return y if bias is None else y + bias
+
+
+@float32_inside
+def silu(x: Array) -> Array:
+    """Sigmoid linear unit: y = x / (1 + e^(-x)).
+
+    Shapes: x of any shape; y as x.
+    Rules: R1  finite for any finite x: y -> 0 as x -> -inf and y -> x as x -> inf.
+    Dtype: T1  float32 inside, cast back once. This function computes in the dtype of x.
+    Source: Elfwing et al., arXiv:1702.03118; Ramachandran et al., arXiv:1710.05941 (Swish with β = 1).
+    """
+    check_floats("silu", x=x)
+    with np.errstate(over="ignore"):  # exp(-x) = inf gives the right limit, -0
+        return x / (1 + np.exp(-x))
+
+
+@float32_inside
+def gelu(x: Array, *, approximate: str = "none") -> Array:
+    """Gaussian error linear unit.
+
+    y = x/2 · (1 + erf(x / √2))                              approximate "none"
+    y = x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))           approximate "tanh"
+
+    Shapes: x of any shape; y as x.
+    Rules: R1  the two forms are different functions (up to 5e-4 apart): a model uses the one it was trained with.
+    Dtype: T1  float32 inside, cast back once. This function computes in the dtype of x.
+    Pitfalls: one form for the other (gelu-exact-for-gelu-new, gelu-approx-breaks-exact-models).
+    Source: Hendrycks and Gimpel, arXiv:1606.08415; GPT-2 (tanh).
+    """
+    check_floats("gelu", x=x)
+    half = x.dtype.type(0.5)
+    if approximate == "none":
+        return half * x * (1 + _erf(x / math.sqrt(2)).astype(x.dtype))
+    if approximate == "tanh":
+        return half * x * (1 + np.tanh(x.dtype.type(math.sqrt(2 / math.pi)) * (x + x.dtype.type(0.044715) * x**3)))
+    raise ValueError(f"gelu: approximate is {approximate!r} but must be 'none' or 'tanh'")
+
+
+def swiglu(gate: Array, up: Array) -> Array:
+    """SiLU-gated unit: y = silu(gate) · up.
+
+    Shapes: gate and up [..., F]; y as gate.
+    Rules: R1  the gate goes through the activation, the other factor does not.
+    Dtype: T1  silu is cast to the model's format before the product. This function computes in the dtype of gate.
+    Pitfalls: gate and up exchanged (swiglu-gate-up-swapped).
+    Source: Shazeer, arXiv:2002.05202, equation 6.
+    """
+    _check_pair("swiglu", gate, up)
+    return silu(gate) * up
+
+
+def geglu(gate: Array, up: Array, *, approximate: str = "none") -> Array:
+    """GELU-gated unit: y = gelu(gate) · up.
+
+    Shapes, rules, dtype: as `swiglu`; approximate as in `gelu`.
+    Pitfalls: one form of GELU for the other (gelu-approx-breaks-exact-models).
+    Source: Shazeer, arXiv:2002.05202, equation 6; Gemma (tanh).
+    """
+    _check_pair("geglu", gate, up)
+    return gelu(gate, approximate=approximate) * up
+
+
+def _check_pair(layer: str, gate: Array, up: Array) -> None:
+    check_floats(layer, gate=gate, up=up)
+    if gate.shape != up.shape:
+        raise ValueError(f"{layer}: up has shape {up.shape} but needs {gate.shape}, the shape of gate")

@@ -1,0 +1,238 @@
+"""Position: rotary frequencies and their scalings, the rotation itself, learned positions, and the order of tokens.
+
+A layer without position encoding (NoPE) calls none of these: it sees the past as a set.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refimpl.numerics import Array
+from refimpl.shapes import check, check_floats, check_integers
+
+
+def rope_frequencies(rotary_dim: int, *, theta: float, dtype: npt.DTypeLike = np.float64) -> Array:
+    """Angular frequencies of rotary position embedding, in radians a position.
+
+    f_i = theta^(-2i / P)          i = 0 .. P/2 - 1
+
+    Shapes: rotary_dim is P, the even number of rotated entries of a head; the result is [P/2].
+    Rules: R1  the exponent's denominator is P, the rotated width, also where a head is wider (partial rotary).
+    Dtype: T1  float32 in every released model, whatever the model's format. This function computes in `dtype`.
+    Pitfalls: the head width as denominator (partial-rotary-posthoc-hack); bfloat16 tables (rope-inv-freq-bf16).
+    Source: Su et al., arXiv:2104.09864, section 3.2.2.
+    """
+    if not (isinstance(rotary_dim, (int, np.integer)) and rotary_dim > 0 and rotary_dim % 2 == 0):
+        raise ValueError(f"rope_frequencies: rotary_dim is {rotary_dim!r} but needs a positive even integer")
+    if not theta > 0:
+        raise ValueError(f"rope_frequencies: theta is {theta!r} but needs a positive number")
+    exponents = np.arange(0, rotary_dim, 2, dtype=dtype) / rotary_dim
+    return 1 / float(theta) ** exponents
+
+
+def linear_rope_frequencies(rotary_dim: int, *, theta: float, factor: float, dtype: npt.DTypeLike = np.float64) -> Array:
+    """Position interpolation: every frequency divided by `factor`.
+
+    f'_i = f_i / factor
+
+    Shapes, dtype: as `rope_frequencies`.
+    Rules: R1  dividing frequencies is the same as dividing positions.
+    Source: Chen et al., arXiv:2306.15595; Gemma 3 (global layers).
+    """
+    return rope_frequencies(rotary_dim, theta=theta, dtype=dtype) / factor
+
+
+def llama3_rope_frequencies(
+    rotary_dim: int,
+    *,
+    theta: float,
+    factor: float,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    original_max_position_embeddings: int,
+    dtype: npt.DTypeLike = np.float64,
+) -> Array:
+    """Llama 3 scaling: long waves are interpolated, short ones kept, those between blended.
+
+    n_i = L0 f_i / 2π                             turns within the original length L0
+    t_i = (n_i - low) / (high - low)
+    f'_i = f_i                                    when n_i > high
+           f_i / factor                           when n_i < low
+           (1 - t_i) f_i / factor + t_i f_i       between
+
+    Shapes, dtype: as `rope_frequencies`; original_max_position_embeddings is L0, in tokens.
+    Rules:
+      R1  the blend is linear in the number of turns, not in the wavelength.
+      R2  low = high leaves no band between: nothing is divided by zero.
+    Pitfalls: scaling ignored (llama3-scaling-ignored); other constants (llama3-scaling-wrong-factor-constants); a blend
+      linear in the wavelength (llama3-smooth-on-wavelength).
+    Source: Llama 3.1 release, `apply_scaling`.
+    """
+    frequencies = rope_frequencies(rotary_dim, theta=theta, dtype=dtype)
+    turns = original_max_position_embeddings * frequencies / (2 * math.pi)
+    band = high_freq_factor - low_freq_factor
+    blend = (turns - low_freq_factor) / band if band else np.zeros_like(turns)
+    between = (1 - blend) * frequencies / factor + blend * frequencies
+    scaled = np.where(turns < low_freq_factor, frequencies / factor, between)
+    return np.where(turns > high_freq_factor, frequencies, scaled).astype(dtype)
+
+
+def yarn_rope_frequencies(
+    rotary_dim: int,
+    *,
+    theta: float,
+    factor: float,
+    original_max_position_embeddings: int,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    truncate: bool = True,
+    dtype: npt.DTypeLike = np.float64,
+) -> Array:
+    """YaRN scaling: dimensions that turn often are kept, those that turn rarely interpolated, with a ramp between.
+
+    c(β) = P ln(L0 / 2πβ) / (2 ln theta)                   the dimension that makes β turns within L0
+    lo = c(beta_fast), hi = c(beta_slow)                   floor and ceil of them when `truncate`
+    lo = max(lo, 0), hi = min(hi, P - 1)                   and hi + 0.001 when they are equal
+    ramp_i = clip((i - lo) / (hi - lo), 0, 1)
+    f'_i = f_i (1 - ramp_i) + (f_i / factor) ramp_i
+
+    Shapes, dtype: as `rope_frequencies`; original_max_position_embeddings is L0, in tokens.
+    Rules:
+      R1  lo is rounded down and hi up only when `truncate`.
+      R2  the bounds are clipped to 0 and P - 1; the upper one counts entries of the head, not pairs.
+      R3  equal bounds give a step, not a division by zero.
+    Pitfalls: `truncate: false` ignored (yarn-truncate-flag-ignored-sglang); bounds at 0 refused
+      (yarn-zero-low-boundary-rejected). The companion factor on cos and sin is `yarn_attention_factor`.
+    Source: Peng et al., arXiv:2309.00071, section 3.2; gpt-oss (no truncation).
+    """
+    frequencies = rope_frequencies(rotary_dim, theta=theta, dtype=dtype)
+
+    def dimension_of(turns: float) -> float:
+        length = original_max_position_embeddings / (2 * math.pi * turns)
+        return rotary_dim * math.log(length) / (2 * math.log(theta))
+
+    low, high = dimension_of(beta_fast), dimension_of(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rotary_dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = np.clip((np.arange(rotary_dim // 2, dtype=dtype) - low) / (high - low), 0, 1)
+    return (frequencies * (1 - ramp) + frequencies / factor * ramp).astype(dtype)
+
+
+def yarn_attention_factor(factor: float, *, mscale: float | None = None, mscale_all_dim: float | None = None) -> float:
+    """The number that YaRN multiplies cos and sin by, so that q·k grows by its square.
+
+    m(s, a) = 1 for s <= 1, else 0.1 a ln s + 1
+    result  = m(factor, mscale) / m(factor, mscale_all_dim) when both are given and not zero, else m(factor, 1)
+
+    Rules: R1  a configured `attention_factor` replaces this number; it is neither multiplied on top nor put through m.
+    Pitfalls: yarn-attention-factor-ignored, yarn-attention-factor-squared, yarn-attention-factor-through-log.
+    Source: Peng et al., arXiv:2309.00071, section 3.3; DeepSeek-V3 (mscale).
+    """
+
+    def m(scale: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+    return m(mscale) / m(mscale_all_dim) if mscale and mscale_all_dim else m(1.0)
+
+
+def rope_cos_sin(positions: Array, inv_freq: Array, *, attention_factor: float = 1.0) -> tuple[Array, Array]:
+    """Cosines and sines of the rotation angles.
+
+    cos_tj = attention_factor · cos(positions_t f_j), and sin likewise
+
+    Shapes: positions int [B, T], inv_freq [P/2]; both results [B, T, P/2].
+    Rules:
+      R1  positions are used as they are: any integers, in any order, with gaps.
+      R2  attention_factor multiplies both cos and sin.
+    Dtype: T1  angles, cos and sin are float32 in every released model, and cast to the model's format only then.
+           This function computes in the dtype of inv_freq.
+    Pitfalls: angles in bfloat16 (rope-half-neox, rope-table-bf16-candle, rope-autocast-matmul); a decoded token
+      rotated at its neighbour's position (decode-rope-position-off-by-one).
+    Source: Su et al., arXiv:2104.09864, section 3.2.2.
+    """
+    check("rope_cos_sin", positions=(positions, "BT"), inv_freq=(inv_freq, "P"))
+    check_integers("rope_cos_sin", positions=positions)
+    check_floats("rope_cos_sin", inv_freq=inv_freq)
+    angles_BTP = positions[:, :, None].astype(inv_freq.dtype) * inv_freq
+    factor = inv_freq.dtype.type(attention_factor)
+    return np.cos(angles_BTP) * factor, np.sin(angles_BTP) * factor
+
+
+def rotary_embedding(x: Array, cos: Array, sin: Array, *, interleaved: bool = False) -> Array:
+    """Rotate the first P entries of every head in the plane of each pair.
+
+    (a, b) -> (a cos - b sin, b cos + a sin)
+    pairs of entries: (i, i + P/2) in the half-split layout, (2i, 2i + 1) when `interleaved`
+
+    Shapes: x [B, T, H, K], cos and sin [B, T, P/2] with P <= K; result as x.
+    Rules:
+      R1  half-split pairs are (i, i + P/2); interleaved pairs are (2i, 2i + 1) and stay in their places.
+      R2  entries from P on pass unchanged (partial rotary).
+      R3  every head is rotated alike.
+      R4  the scores of rotated q and k depend on the difference of their positions only.
+    Dtype: T1  products and sums in the model's format, with cos and sin cast to it. This function computes in the dtype of x.
+    Pitfalls: the other pairing (rope-interleaved-instead-of-half, mla-rope-not-interleaved); pairs taken over K instead
+      of P (qk-norm-rope-kernel-partial-neox).
+    Source: Su et al., arXiv:2104.09864, equation 34; GPT-NeoX (half-split).
+    """
+    sizes = check("rotary_embedding", x=(x, "BTHK"), cos=(cos, "BTP"), sin=(sin, "BTP"))
+    check_floats("rotary_embedding", x=x, cos=cos, sin=sin)
+    half, width = sizes["P"], sizes["K"]
+    if 2 * half > width:
+        raise ValueError(f"rotary_embedding: cos has {half} pairs, which rotate {2 * half} entries, but heads have {width}")
+    rotated_part, rest = x[..., : 2 * half], x[..., 2 * half :]
+    first, second = (
+        (rotated_part[..., 0::2], rotated_part[..., 1::2])
+        if interleaved
+        else (rotated_part[..., :half], rotated_part[..., half:])
+    )
+    cos_BT1P, sin_BT1P = cos[:, :, None, :], sin[:, :, None, :]
+    new_first = first * cos_BT1P - second * sin_BT1P
+    new_second = second * cos_BT1P + first * sin_BT1P
+    if interleaved:
+        rotated = np.stack([new_first, new_second], axis=-1).reshape(rotated_part.shape)
+    else:
+        rotated = np.concatenate([new_first, new_second], axis=-1)
+    return np.concatenate([rotated, rest], axis=-1) if 2 * half < width else rotated
+
+
+def position_embedding(positions: Array, weight: Array) -> Array:
+    """Learned absolute positions: row `position` of a table.
+
+    y_t = weight[positions_t]
+
+    Shapes: positions int [B, T], weight [C, D]; y [B, T, D].
+    Rules:
+      R1  positions count the real tokens of a row, so padding on the left does not shift them.
+      R2  a padding token (position -1) takes row 0; a position of C or more is an error.
+    Dtype: T1  a copy, nothing is computed.
+    Pitfalls: positions counted over the padding (left-pad-learned-absolute).
+    Source: Radford et al., GPT-2.
+    """
+    sizes = check("position_embedding", positions=(positions, "BT"), weight=(weight, "CD"))
+    check_integers("position_embedding", positions=positions)
+    if positions.size and positions.max() >= sizes["C"]:
+        raise ValueError(
+            f"position_embedding: position {positions.max()} is out of range: the table has {sizes['C']} positions"
+        )
+    return weight[np.maximum(positions, 0)]
+
+
+def token_order(attention_mask: Array) -> Array:
+    """The place of each token among the real tokens of its row, and -1 for padding.
+
+    order_s = (sum of mask up to and with s) - 1 where mask_s = 1, else -1
+
+    Shapes: attention_mask 0/1 [B, S]; result int64 [B, S].
+    Rules: R1  padding may stand anywhere: left, right or between.
+    """
+    check("token_order", attention_mask=(attention_mask, "BS"))
+    mask: Any = attention_mask.astype(np.int64)
+    return np.where(mask == 1, np.cumsum(mask, axis=1) - 1, -1)

@@ -1,0 +1,139 @@
+"""A model: a blueprint, its weights and an interpreter, called like a function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refimpl.blocks import State, Weights
+from refimpl.blueprint import Blueprint
+from refimpl.layers import token_order
+from refimpl.numerics import COMPUTE_FORMATS, Array, float_format
+from refimpl.ops import NumpyOps, Ops, Traced
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """What a model remembers of the tokens it has seen: the state of each layer and which tokens were real.
+
+    states: per layer its arrays, e.g. key and value [B, S, G, K]. attention_mask: 0/1 [B, S].
+    """
+
+    states: list[State]
+    attention_mask: Array
+
+    def __len__(self) -> int:
+        """How many tokens a row holds, padding included."""
+        return int(self.attention_mask.shape[1])
+
+    def nbytes(self) -> int:
+        """Bytes of all states."""
+        return sum(array.nbytes for state in self.states for array in state.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """`model(tokens, cache)` gives logits and the continued cache.
+
+    weights: parameter name -> array [out, in] in `dtype`, held or read on demand.
+    """
+
+    blueprint: Blueprint
+    weights: Weights
+    dtype: str
+    ops: Ops
+
+    def __call__(
+        self,
+        tokens: npt.ArrayLike,
+        cache: Cache | None = None,
+        *,
+        attention_mask: npt.ArrayLike | None = None,
+        positions: npt.ArrayLike | None = None,
+    ) -> tuple[Any, Cache]:
+        """Logits [B, T, V] of tokens int [B, T] that continue `cache`, and the cache with them appended.
+
+        attention_mask: 0/1 [B, S], S = cached + T; 0 is padding, on any side. Positions and visibility count the
+          real tokens of a row only, so a padded row gives what the row alone gives; logits at padding mean nothing.
+          Absent: no padding among the new tokens.
+        positions: int [B, T] in place of the counted ones, for the position encoding alone (which tokens are visible
+          still follows from their order).
+        ValueError for a wrong shape or dtype, a token outside the vocabulary, or a mask that contradicts the cache.
+        """
+        tokens = _tokens(tokens, self.blueprint.vocab_size)
+        mask = _mask(attention_mask, tokens, cache)
+        order = token_order(mask)
+        q_order = order[:, mask.shape[1] - tokens.shape[1] :]
+        counted = np.maximum(q_order, 0) if positions is None else _positions(positions, tokens)
+        logits, states = self.blueprint.forward(
+            self.ops,
+            self.weights,
+            tokens,
+            positions=counted,
+            q_order=q_order,
+            k_order=order,
+            states=None if cache is None else cache.states,
+            angle_dtype=float_format(self.dtype, among=COMPUTE_FORMATS),
+        )
+        return logits, Cache(states=states, attention_mask=mask)
+
+    def trace(self, tokens: npt.ArrayLike, cache: Cache | None = None, **options: npt.ArrayLike | None) -> dict[str, Any]:
+        """Every named intermediate value of a call, in order of computation, e.g. "layers.3.mixer.q_rope"."""
+        traced = Traced(self.ops)
+        self.with_ops(traced)(tokens, cache, **options)
+        return traced.values
+
+    def with_ops(self, ops: Ops) -> Model:
+        """The same model through another interpreter of the vocabulary."""
+        if not isinstance(ops, Ops):
+            raise ValueError(f"with_ops: got a {type(ops).__name__} but needs a refimpl.ops.Ops")
+        return replace(self, ops=ops)
+
+
+def numpy_model(blueprint: Blueprint, weights: Weights, dtype: str) -> Model:
+    """A model in the NumPy interpretation, computing in `dtype` (float64 or float32)."""
+    float_format(dtype, among=COMPUTE_FORMATS)
+    return Model(blueprint=blueprint, weights=weights, dtype=dtype, ops=NumpyOps())
+
+
+def _tokens(tokens: npt.ArrayLike, vocab_size: int) -> Array:
+    array = np.asarray(tokens)
+    if array.ndim != 2 or array.dtype.kind not in "iu" or array.size == 0:
+        raise ValueError(
+            f"tokens have shape {array.shape} and dtype {array.dtype} but must be integers [B, T] with B and T at least 1"
+        )
+    if array.min() < 0 or array.max() >= vocab_size:
+        raise ValueError(f"tokens range from {array.min()} to {array.max()} but must lie in 0 .. {vocab_size - 1}")
+    return array.astype(np.int64, copy=False)
+
+
+def _mask(attention_mask: npt.ArrayLike | None, tokens: Array, cache: Cache | None) -> Array:
+    batch, new = tokens.shape
+    past = np.ones((batch, 0), np.int64) if cache is None else cache.attention_mask
+    if past.shape[0] != batch:
+        raise ValueError(f"tokens have {batch} rows but the cache holds {past.shape[0]}; they must be equal")
+    if attention_mask is None:
+        return np.concatenate([past, np.ones((batch, new), np.int64)], axis=1)
+    mask = np.asarray(attention_mask)
+    shape = (batch, past.shape[1] + new)
+    if mask.shape != shape:
+        raise ValueError(f"attention_mask has shape {mask.shape} but needs {shape}: [B, cached + new tokens]")
+    if mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            f"attention_mask has dtype {mask.dtype} or values other than 0 and 1; it must be 0/1 integers or bools"
+        )
+    if (mask[:, : past.shape[1]] != past).any():
+        raise ValueError("attention_mask marks other tokens as padding than the calls that filled the cache did")
+    return mask.astype(np.int64)
+
+
+def _positions(positions: npt.ArrayLike, tokens: Array) -> Array:
+    array = np.asarray(positions)
+    if array.shape != tokens.shape or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"positions have shape {array.shape} and dtype {array.dtype} but must be integers {tokens.shape}, one a token"
+        )
+    return array.astype(np.int64, copy=False)

@@ -1,0 +1,56 @@
+"""Qwen3 (dense): a Llama with RMSNorm on every head of q and k, before the rotation.
+
+Source: Qwen3 technical report, arXiv:2505.09388; its configuration class in transformers.
+Pitfalls: the norm after the rotation or over the flat projection (qknorm-placement-three-variants); head_dim taken
+as hidden / heads (head-dim-derived-from-hidden).
+"""
+
+from __future__ import annotations
+
+from refimpl.blocks import Attention, RMSNorm
+from refimpl.blueprint import Blueprint
+from refimpl.config import Config
+from refimpl.models.llama_like import assemble, head_counts, windows
+from refimpl.models.rope_config import read_rope
+
+
+def qwen3(config: Config) -> Blueprint:
+    """Keys beside the common ones:
+
+    head_dim            default 128, whatever hidden_size and num_attention_heads are
+    use_sliding_window, sliding_window, max_window_layers (the first layers, which stay full), layer_types
+    attention_bias (on q, k, v and o), tie_word_embeddings
+    """
+    count = config.positive("num_hidden_layers")
+    heads, kv_heads = head_counts(config)
+    head_dim = config.take("head_dim", int, 128)
+    rope = read_rope(config, head_dim=head_dim, default_theta=1e4)
+    bias = config.take("attention_bias", bool, False)
+    eps = config.take("rms_norm_eps", float, 1e-6)
+    mixers = [
+        Attention(
+            hidden_size=config.positive("hidden_size"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            scale=head_dim**-0.5,
+            rope=rope,
+            window=window,
+            qk_norm=RMSNorm(size=head_dim, eps=eps),
+            qkv_bias=bias,
+            output_bias=bias,
+        )
+        for window in _windows(config, count)
+    ]
+    return assemble(config, mixers, mlp_bias=False, tied=config.take("tie_word_embeddings", bool, False))
+
+
+def _windows(config: Config, count: int) -> list[int | None]:
+    sliding_window = config.optional("sliding_window", int, 4096)
+    if not config.take("use_sliding_window", bool, False):
+        sliding_window = None
+    first = config.take("max_window_layers", int, 28)
+    derived = [
+        "sliding_attention" if sliding_window is not None and index >= first else "full_attention" for index in range(count)
+    ]
+    return windows(config, config.optional("layer_types", list) or derived, sliding_window)

@@ -1,0 +1,163 @@
+"""Ops: the vocabulary that the wiring of a model speaks, its NumPy interpretation, and the wrappers around any interpretation.
+
+The wiring (`refimpl.blocks`, `refimpl.forward`) calls `ops.rms_norm(x, weight, eps=...)` and so on and never looks into a
+value, so one wiring serves every interpreter: NumPy arrays, nodes of an ONNX graph, a backend's own functions. All calls
+go through one door, `Ops.call(name, *values, **options)`, which is what a wrapper overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from refimpl.layers import VOCABULARY
+from refimpl.numerics import Array, float_format, is_float, low_precision, plain
+
+
+def add(x: Array, y: Array) -> Array:
+    """x + y, of equal shapes (the residual connection)."""
+    if x.shape != y.shape:
+        raise ValueError(f"add: y has shape {y.shape} but needs {x.shape}, the shape of x")
+    return x + y
+
+
+def split_heads(x: Array, *, heads: int) -> Array:
+    """[B, T, H·K] -> [B, T, H, K]: head h is the h-th run of K entries."""
+    if x.shape[-1] % heads:
+        raise ValueError(f"split_heads: the last axis has {x.shape[-1]} entries, which {heads} heads do not divide")
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
+def merge_heads(x: Array) -> Array:
+    """[B, T, H, K] -> [B, T, H·K], the inverse of `split_heads`."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+def append(past: Array, new: Array) -> Array:
+    """The cache [B, S, ...] followed by the new entries [B, T, ...]: [B, S + T, ...]."""
+    return np.concatenate([past, new], axis=1)
+
+
+GLUE: dict[str, Callable[..., Any]] = {f.__name__: f for f in (add, split_heads, merge_heads, append)}
+
+
+class Ops:
+    """An interpreter of the vocabulary: the layers (`refimpl.layers.VOCABULARY`) and the glue between them (`GLUE`).
+
+    `ops.NAME(*values, **options)` is `ops.call("NAME", *values, **options)`. `tap` and `scope` give values their names.
+    """
+
+    def call(self, name: str, *values: Any, **options: Any) -> Any:
+        """Apply the function `name` of the vocabulary."""
+        raise NotImplementedError
+
+    def tap(self, name: str, value: Any) -> Any:
+        """Name an intermediate value within the current scope and return it."""
+        return value
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix the names of the taps inside with `name.`."""
+        yield
+
+    def constant(self, array: Array) -> Any:
+        """A NumPy array as a value of this interpreter."""
+        return array
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name in VOCABULARY or name in GLUE:
+            return partial(self.call, name)
+        raise AttributeError(f"{name!r} is not in the vocabulary of layers and glue operations")
+
+
+class NumpyOps(Ops):
+    """The specification itself: every name is the function of `refimpl.layers`."""
+
+    def call(self, name: str, *values: Any, **options: Any) -> Any:
+        return (VOCABULARY.get(name) or GLUE[name])(*values, **options)
+
+
+class Wrapper(Ops):
+    """Ops around other ops: everything is passed on, for a subclass to intercept."""
+
+    def __init__(self, inner: Ops) -> None:
+        self.inner = inner
+
+    def call(self, name: str, *values: Any, **options: Any) -> Any:
+        return self.inner.call(name, *values, **options)
+
+    def tap(self, name: str, value: Any) -> Any:
+        return self.inner.tap(name, value)
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        with self.inner.scope(name):
+            yield
+
+    def constant(self, array: Array) -> Any:
+        return self.inner.constant(array)
+
+
+class Traced(Wrapper):
+    """Records every tapped value under its full name, in order of computation, in `values`."""
+
+    def __init__(self, inner: Ops) -> None:
+        super().__init__(inner)
+        self.values: dict[str, Any] = {}
+        self._path: list[str] = []
+
+    def tap(self, name: str, value: Any) -> Any:
+        self.values[".".join([*self._path, name])] = value
+        return super().tap(name, value)
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        self._path.append(name)
+        try:
+            with super().scope(name):
+                yield
+        finally:
+            self._path.pop()
+
+
+class Replaced(Wrapper):
+    """Answers some names with other functions: a backend's own (the rest falls back), or one faulty variant (a mutant)."""
+
+    def __init__(self, inner: Ops, functions: Mapping[str, Callable[..., Any]]) -> None:
+        unknown = sorted(set(functions) - set(VOCABULARY) - set(GLUE))
+        if unknown:
+            raise ValueError(f"no such function in the vocabulary: {', '.join(unknown)}")
+        super().__init__(inner)
+        self.functions = dict(functions)
+
+    def call(self, name: str, *values: Any, **options: Any) -> Any:
+        if name in self.functions:
+            return self.functions[name](*values, **options)
+        return super().call(name, *values, **options)
+
+
+class Rounded(Wrapper):
+    """Low precision as a released model computes it: every weight and every result rounded to `dtype`.
+
+    Angles are the exception, as in every release: positions and frequencies stay in float32 until cos and sin are made.
+    """
+
+    def __init__(self, inner: Ops, dtype: str) -> None:
+        super().__init__(inner)
+        self.dtype = float_format(dtype, among=("bfloat16", "float16"))
+
+    def call(self, name: str, *values: Any, **options: Any) -> Any:
+        if name != "rope_cos_sin":
+            values = tuple(self._round(value) for value in values)
+            options = {key: self._round(value) for key, value in options.items()}
+        result = super().call(name, *values, **options)
+        return tuple(map(self._round, result)) if isinstance(result, tuple) else self._round(result)
+
+    def _round(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray) and is_float(value.dtype):
+            return low_precision(plain(value), self.dtype)
+        return value
