@@ -1,0 +1,167 @@
+"""Writing checkpoints as transformers does: config.json and model.safetensors, or shards and their index.
+
+The same tensors and configuration give the same bytes, on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from refimpl.checkpoint.directory import CONFIG, INDEX, SINGLE_FILE
+from refimpl.checkpoint.dtypes import DTYPES, NAMES
+from refimpl.checkpoint.errors import CheckpointError
+from refimpl.checkpoint.safetensors_file import LENGTH_BYTES, METADATA
+
+ALIGNMENT = 8
+FRAMEWORK = {"format": "pt"}  # transformers refuses files that do not name a framework
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What the header says of a tensor, known before its data is written."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def save_checkpoint(
+    directory: str | os.PathLike[str],
+    config: dict[str, Any],
+    tensors: Mapping[str, npt.NDArray[Any]],
+    *,
+    max_shard_bytes: int | None = None,
+) -> None:
+    """Writes config.json and the tensors, each file under a temporary name first.
+
+    max_shard_bytes: when the tensors have more bytes together they are split, in the order of the mapping, into shards of at
+    most so many bytes (a larger tensor gets a shard of its own); None writes one file.
+
+    CheckpointError, before anything is written, when a tensor, a name or the configuration cannot be stored or the directory
+    holds a checkpoint of the other kind.
+    """
+    if not isinstance(config, dict):
+        raise CheckpointError(f"the configuration is a {type(config).__name__} but must be a dict")
+    target = Path(directory)
+    layouts = [_layout(name, array) for name, array in tensors.items()]
+    config_text = _json_text(target / CONFIG, config)
+    shards = _split(layouts, max_shard_bytes)
+    file_names = _file_names(len(shards))
+    _prepare(target, stale=INDEX if len(shards) == 1 else SINGLE_FILE)
+    for file_name, shard in zip(file_names, shards, strict=True):
+        _write_safetensors(target / file_name, shard, tensors)
+    if len(shards) > 1:
+        weight_map = {layout.name: file_name for file_name, shard in zip(file_names, shards, strict=True) for layout in shard}
+        total_size = sum(layout.nbytes for layout in layouts)
+        index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+        _write_text(target / INDEX, _json_text(target / INDEX, index))
+    _write_text(target / CONFIG, config_text)
+
+
+def _layout(name: str, array: npt.NDArray[Any]) -> _Layout:
+    if not isinstance(name, str) or name == METADATA or not name.isprintable():
+        raise CheckpointError(f"tensor name {name!r} cannot be stored: it must be a printable string other than {METADATA!r}")
+    if not isinstance(array, np.ndarray):
+        raise CheckpointError(f"tensor {name!r} is a {type(array).__name__} but must be a NumPy array")
+    dtype = NAMES.get(array.dtype.newbyteorder("<"))
+    if dtype is None:
+        raise CheckpointError(f"tensor {name!r} has dtype {array.dtype}, which safetensors cannot store; known are {_known()}")
+    return _Layout(name, dtype, array.shape, array.nbytes)
+
+
+def _known() -> str:
+    return ", ".join(str(dtype) for dtype in NAMES)
+
+
+def _split(layouts: list[_Layout], max_shard_bytes: int | None) -> list[list[_Layout]]:
+    """Consecutive tensors, as many as fit, a shard; at least one shard, which may be empty."""
+    if max_shard_bytes is not None and (type(max_shard_bytes) is not int or max_shard_bytes < 1):
+        raise CheckpointError(f"max_shard_bytes is {max_shard_bytes!r} but must be a positive integer or None")
+    shards: list[list[_Layout]] = [[]]
+    filled = 0
+    for layout in layouts:
+        if max_shard_bytes is not None and shards[-1] and filled + layout.nbytes > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(layout)
+        filled += layout.nbytes
+    return shards
+
+
+def _file_names(count: int) -> list[str]:
+    if count == 1:
+        return [SINGLE_FILE]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _prepare(directory: Path, *, stale: str) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be made a directory ({error.strerror})") from None
+    if (directory / stale).exists():
+        raise CheckpointError(f"{directory}: already holds {stale}, which would contradict the new files; remove it first")
+
+
+def _write_safetensors(file: Path, layouts: list[_Layout], tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    # Wide elements first: without holes, this is what aligns each tensor to its own element.
+    ordered = sorted(layouts, key=lambda layout: (-DTYPES[layout.dtype].itemsize, layout.name))
+    header = _header(ordered)
+    with _replacing(file) as stream:
+        stream.write(len(header).to_bytes(LENGTH_BYTES, "little"))
+        stream.write(header)
+        for layout in ordered:
+            stream.write(_data(tensors[layout.name], layout).data)
+
+
+def _header(layouts: Iterable[_Layout]) -> bytes:
+    """The header, padded with spaces so that the data after it is aligned."""
+    entries: dict[str, Any] = {METADATA: FRAMEWORK}
+    position = 0
+    for layout in layouts:
+        end = position + layout.nbytes
+        entries[layout.name] = {"dtype": layout.dtype, "shape": layout.shape, "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    return text + b" " * (-len(text) % ALIGNMENT)
+
+
+def _data(array: npt.NDArray[Any], layout: _Layout) -> npt.NDArray[np.uint8]:
+    # As bytes, because the formats of ml_dtypes have no buffer protocol.
+    return np.ascontiguousarray(array, dtype=DTYPES[layout.dtype]).reshape(-1).view(np.uint8)
+
+
+def _json_text(file: Path, value: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(value, indent=2, sort_keys=True) + "\n"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be written as JSON ({error})") from None
+
+
+def _write_text(file: Path, text: str) -> None:
+    with _replacing(file) as stream:
+        stream.write(text.encode("utf-8"))
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `file` when all went well and leaves nothing behind otherwise."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+        temporary.replace(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be written ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
