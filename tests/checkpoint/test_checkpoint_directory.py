@@ -148,7 +148,7 @@ def test_index_lists_a_tensor_twice(sharded: Path) -> None:
         "one.safetensors/",
         "shards\\one.safetensors",
         "C:one.safetensors",
-        "one.safetensors\0",
+        "one\0.safetensors",
         "pytorch_model.bin",
         None,
         1,

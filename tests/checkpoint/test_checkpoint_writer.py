@@ -109,6 +109,12 @@ def test_one_shard_needs_no_index(tmp_path: Path) -> None:
     assert listed(tmp_path) == ["config.json", "model.safetensors"]
 
 
+def test_a_first_tensor_above_the_limit_leaves_no_empty_shard(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, CONFIG, {"large": np.zeros(20), "small": np.zeros(1)}, max_shard_bytes=10)
+    files = [info.file.name for info in open_checkpoint(tmp_path).tensors.values()]
+    assert files == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
 @pytest.mark.parametrize(("first", "second"), [(None, 8), (8, None)])
 def test_a_checkpoint_of_the_other_kind_is_not_made_ambiguous(tmp_path: Path, first: int | None, second: int | None) -> None:
     tensors = {"a": np.zeros(1), "b": np.ones(1)}
