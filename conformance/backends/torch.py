@@ -1,0 +1,295 @@
+"""torch as a backend: the operations that torch itself offers, on the CPU (`torch`) or on a CUDA device (`torch:cuda`).
+
+Where torch has the operation (`torch.nn.functional`, `scaled_dot_product_attention`, `flex_attention`), that is what runs;
+where models written in torch compose it from smaller operations, so does this backend. Frequencies of the rotary
+embedding have no counterpart in torch and are not covered.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from conformance.backends.arrays import as_torch, from_torch
+
+Tensor = Any  # torch.Tensor, which may not be installed
+
+
+def _on_device(method: Callable[..., Any]) -> Callable[..., Any]:
+    """NumPy arrays outside, tensors on the backend's device inside."""
+
+    @wraps(method)
+    def call(self: TorchBackend, *values: Any, **options: Any) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            result = method(self, *map(self._tensor, values), **{name: self._tensor(value) for name, value in options.items()})
+            return tuple(map(from_torch, result)) if isinstance(result, tuple) else from_torch(result)
+
+    return call
+
+
+class TorchBackend:
+    """The functions of `refimpl.layers` in torch, on one device."""
+
+    dtypes = ("float64", "float32", "bfloat16", "float16")
+
+    def __init__(self, name: str, device: str) -> None:
+        self.name = name
+        self.device = device
+
+    @property
+    def version(self) -> str:
+        return importlib.metadata.version("torch")
+
+    def unavailable(self) -> str | None:
+        """Why this backend cannot run here, None when it can."""
+        if importlib.util.find_spec("torch") is None:
+            return f"{self.name}: torch is not installed"
+        import torch
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            return f"{self.name}: torch {torch.__version__} finds no CUDA device"
+        return None
+
+    def _tensor(self, value: Any) -> Any:
+        return as_torch(value, self.device) if isinstance(value, np.ndarray) else value
+
+    @_on_device
+    def rms_norm(self, x: Tensor, weight: Tensor | None = None, *, eps: float, zero_centred: bool = False) -> Tensor:
+        from torch.nn.functional import rms_norm
+
+        if zero_centred and weight is not None:
+            return rms_norm(_wide(x), x.shape[-1:], 1 + _wide(weight), eps).to(x.dtype)
+        return rms_norm(x, x.shape[-1:], weight, eps)
+
+    @_on_device
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, eps: float) -> Tensor:
+        from torch.nn.functional import layer_norm
+
+        return layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+    @_on_device
+    def l2_norm(self, x: Tensor, *, eps: float) -> Tensor:
+        # Not torch.nn.functional.normalize, which divides by max(length, eps).
+        wide = _wide(x)
+        return (wide * (wide.square().sum(-1, keepdim=True) + eps).rsqrt()).to(x.dtype)
+
+    @_on_device
+    def rope_cos_sin(self, positions: Tensor, inv_freq: Tensor, *, attention_factor: float = 1.0) -> tuple[Tensor, Tensor]:
+        angles = positions[:, :, None].to(inv_freq.dtype) * inv_freq
+        return angles.cos() * attention_factor, angles.sin() * attention_factor
+
+    @_on_device
+    def rotary_embedding(self, x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
+        import torch
+
+        width = 2 * cos.shape[-1]
+        rotated, rest = x[..., :width], x[..., width:]
+        first, second = (rotated[..., 0::2], rotated[..., 1::2]) if interleaved else rotated.chunk(2, dim=-1)
+        cos, sin = cos[:, :, None], sin[:, :, None]
+        pair = first * cos - second * sin, second * cos + first * sin
+        rotated = torch.stack(pair, dim=-1).flatten(-2) if interleaved else torch.cat(pair, dim=-1)
+        return torch.cat([rotated, rest], dim=-1)
+
+    @_on_device
+    def position_embedding(self, positions: Tensor, weight: Tensor) -> Tensor:
+        from torch.nn.functional import embedding
+
+        return embedding(positions.clamp(min=0), weight)
+
+    @_on_device
+    def token_order(self, attention_mask: Tensor) -> Tensor:
+        mask = attention_mask.long()
+        return (mask.cumsum(-1) - 1).masked_fill(mask == 0, -1)
+
+    @_on_device
+    def padding_mask(self, q_order: Tensor, k_order: Tensor) -> Tensor:
+        return _visible(q_order, k_order, causal=False)
+
+    @_on_device
+    def causal_mask(self, q_order: Tensor, k_order: Tensor) -> Tensor:
+        return k_order[:, None, :] <= q_order[:, :, None]
+
+    @_on_device
+    def sliding_window_mask(self, q_order: Tensor, k_order: Tensor, *, window: int) -> Tensor:
+        distance = q_order[:, :, None] - k_order[:, None, :]
+        return (distance >= 0) & (distance < window)
+
+    @_on_device
+    def chunked_mask(self, q_order: Tensor, k_order: Tensor, *, chunk: int) -> Tensor:
+        q, k = q_order[:, :, None], k_order[:, None, :]
+        return (k <= q) & (k // chunk == q // chunk)
+
+    @_on_device
+    def attention_mask(
+        self, q_order: Tensor, k_order: Tensor, *, causal: bool = True, window: int | None = None, chunk: int | None = None
+    ) -> Tensor:
+        return _visible(q_order, k_order, causal=causal, window=window, chunk=chunk)
+
+    @_on_device
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        causal: bool = True,
+        window: int | None = None,
+        chunk: int | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+        bias: Tensor | None = None,
+        q_order: Tensor | None = None,
+        k_order: Tensor | None = None,
+    ) -> Tensor:
+        """`scaled_dot_product_attention`; with a softcap or sinks, which it lacks, `flex_attention`."""
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
+        masked = window is not None or chunk is not None or q_order is not None or k_order is not None
+        if softcap is None and sinks is None and bias is None and not masked and (not causal or q.shape[2] == k.shape[2]):
+            return _sdpa(q, k, v, scale=scale, is_causal=causal)
+        q_order, k_order = _orders(q, k, q_order, k_order)
+        visible = _visible(q_order, k_order, causal=causal, window=window, chunk=chunk)
+        if softcap is None and sinks is None:
+            visible = visible[:, None]
+            mask = visible if bias is None else bias.expand(*q.shape[:3], k.shape[2]).masked_fill(~visible, -float("inf"))
+            return _sdpa(q, k, v, scale=scale, attn_mask=mask)
+        return _flex(q, k, v, visible, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
+
+    @_on_device
+    def soft_cap(self, x: Tensor, *, cap: float) -> Tensor:
+        return _soft_cap(x, cap)
+
+    @_on_device
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        from torch.nn.functional import linear
+
+        return linear(x, weight, bias)
+
+    @_on_device
+    def silu(self, x: Tensor) -> Tensor:
+        from torch.nn.functional import silu
+
+        return silu(x)
+
+    @_on_device
+    def gelu(self, x: Tensor, *, approximate: str = "none") -> Tensor:
+        from torch.nn.functional import gelu
+
+        return gelu(x, approximate=approximate)
+
+    @_on_device
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        from torch.nn.functional import silu
+
+        return silu(gate) * up
+
+    @_on_device
+    def geglu(self, gate: Tensor, up: Tensor, *, approximate: str = "none") -> Tensor:
+        from torch.nn.functional import gelu
+
+        return gelu(gate, approximate=approximate) * up
+
+    @_on_device
+    def embedding(self, tokens: Tensor, weight: Tensor, *, scale: float | None = None) -> Tensor:
+        from torch.nn.functional import embedding
+
+        rows = embedding(tokens, weight)
+        return rows if scale is None else rows * weight.new_tensor(scale)
+
+    @_on_device
+    def lm_head(self, x: Tensor, weight: Tensor, *, scale: float | None = None, softcap: float | None = None) -> Tensor:
+        from torch.nn.functional import linear
+
+        logits = linear(x, weight)
+        if scale is not None:
+            logits = logits * scale
+        return logits if softcap is None else _soft_cap(logits, softcap)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 where `x` is narrower."""
+    return x.float() if x.itemsize < 4 else x
+
+
+def _soft_cap(x: Tensor, cap: float | Tensor) -> Tensor:
+    return (x / cap).tanh() * cap
+
+
+def _visible(
+    q_order: Tensor, k_order: Tensor, *, causal: bool = True, window: int | None = None, chunk: int | None = None
+) -> Tensor:
+    """Which keys each query sees: bool [B, T, S]."""
+    q, k = q_order[:, :, None], k_order[:, None, :]
+    visible = (k >= 0) & (q >= 0)
+    if causal:
+        visible = visible & (k <= q)
+    if window is not None:
+        visible = visible & (k > q - window)
+    if chunk is not None:
+        visible = visible & (k // chunk == q // chunk)
+    return visible
+
+
+def _orders(q: Tensor, k: Tensor, q_order: Tensor | None, k_order: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The places of queries and keys; by default the queries are the last of the keys. q [B, H, T, K], k [B, G, S, K]."""
+    import torch
+
+    places = torch.arange(k.shape[2], device=k.device).expand(k.shape[0], -1)
+    last = places[:, k.shape[2] - q.shape[2] :] if q_order is None else q_order
+    return last, places if k_order is None else k_order
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    from torch.nn.functional import scaled_dot_product_attention
+
+    return scaled_dot_product_attention(q, k, v, enable_gqa=True, **options).transpose(1, 2)
+
+
+def _flex(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor,
+    *,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """`flex_attention` with q [B, H, T, K], k and v [B, G, S, ...], visible [B, T, S].
+
+    A sink divides the result by 1 + exp(sink - log-sum-exp of the visible scores). The eager stance runs torch's reference
+    path: compiling would take longer than the case, for every new shape.
+    """
+    import torch
+    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+
+    B, H, T, _ = q.shape
+    S = k.shape[2]
+    additions = None if bias is None else bias.expand(B, H, T, S)
+
+    def score(logit: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        logit = logit if softcap is None else _soft_cap(logit, softcap)
+        return logit if additions is None else logit + additions[b, h, t, s]
+
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
+        mask = create_block_mask(lambda b, h, t, s: visible[b, t, s], B, None, T, S, device=q.device)
+        y, extra = flex_attention(
+            q, k, v, score_mod=score, block_mask=mask, scale=scale, enable_gqa=True, return_aux=AuxRequest(lse=True)
+        )
+    if sinks is not None:
+        y = (y * torch.sigmoid(extra.lse - sinks[:, None])[..., None]).to(q.dtype)
+    return y.transpose(1, 2)
+
+
+backend = TorchBackend("torch", "cpu")
+cuda_backend = TorchBackend("torch:cuda", "cuda")
