@@ -1,0 +1,118 @@
+"""The weights of a graph: byte ranges of a checkpoint's own files, or a copy of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from export.errors import ExportError
+from export.graph import Graph, Value
+from refimpl.checkpoint import Checkpoint, TensorInfo
+from refimpl.numerics import Array
+
+ONNX_TYPES = {"F64": TensorProto.DOUBLE, "F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
+ALIGNMENT = 4096  # so that a runtime can map each tensor
+
+
+class Parameters(Mapping[str, Value]):
+    """The parameters of a model as values of `graph`, each made when the wiring first asks for it."""
+
+    def __init__(self, graph: Graph, tensors: Mapping[str, TensorProto]) -> None:
+        self._graph, self._tensors = graph, tensors
+        self._values: dict[str, Value] = {}
+
+    def __getitem__(self, name: str) -> Value:
+        if name not in self._values:
+            self._values[name] = self._graph.initialiser(self._tensors[name])
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def in_place(checkpoint: Checkpoint, names: Mapping[str, str], output: Path) -> dict[str, TensorProto]:
+    """Tensors that are byte ranges of the checkpoint's own files.
+
+    names: parameter -> its name on disk. ExportError when a runtime would refuse to follow such a tensor: it lies in
+    another directory than the graph, or behind a link.
+    """
+    if output.parent.resolve() != checkpoint.directory.resolve():
+        raise ExportError(
+            f"{output}: lies in {output.parent.resolve()}, but with weights in place a graph must lie in the directory of its "
+            f'checkpoint, {checkpoint.directory.resolve()}; write it there or copy the weights (weights="copy")'
+        )
+    for file in sorted({checkpoint.tensors[name].file for name in names.values()}):
+        _check_not_linked(file)
+    return {parameter: _byte_range(checkpoint.tensors[name]) for parameter, name in names.items()}
+
+
+def _check_not_linked(file: Path) -> None:
+    """Runtimes refuse links to weights, because a link may lead out of the model's directory."""
+    if file.is_symlink():
+        kind, remedy = "a symbolic link, as in the cache of the hub", "download into a directory of its own (--local-dir)"
+    elif file.stat().st_nlink > 1:
+        kind, remedy = "one of several hard links to a file", "make it a file of its own"
+    else:
+        return
+    raise ExportError(f'{file}: is {kind}, which ONNX runtimes refuse to follow; {remedy} or copy the weights (weights="copy")')
+
+
+def _byte_range(info: TensorInfo) -> TensorProto:
+    tensor = TensorProto(name=info.name, data_type=ONNX_TYPES[info.dtype], dims=info.shape)
+    _point(tensor, info.file.name, info.offset, info.nbytes)
+    return tensor
+
+
+def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Make `tensor` one whose data are `length` bytes of a file beside the graph."""
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def copied(arrays: Mapping[str, Array], names: Mapping[str, str], output: Path) -> dict[str, TensorProto]:
+    """Tensors whose data are written into a file of their own beside `output`, one at a time."""
+    tensors = {}
+    with replacing(data_file(output)) as stream:
+        for parameter, name in names.items():
+            array = np.ascontiguousarray(arrays[parameter])
+            stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
+            tensors[parameter] = TensorProto(
+                name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape
+            )
+            _point(tensors[parameter], data_file(output).name, stream.tell(), array.nbytes)
+            stream.write(array.reshape(-1).view(np.uint8).data)
+    return tensors
+
+
+def inline(arrays: Mapping[str, Array], names: Mapping[str, str]) -> dict[str, TensorProto]:
+    """Tensors whose data are part of the graph's own file."""
+    return {parameter: numpy_helper.from_array(arrays[parameter], name) for parameter, name in names.items()}
+
+
+def data_file(output: Path) -> Path:
+    """Where the copied weights of a graph lie."""
+    return output.with_name(f"{output.name}.data")
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `file` when all went well and leaves nothing behind otherwise."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+        temporary.replace(file)
+    except OSError as error:
+        raise ExportError(f"{file}: cannot be written ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)

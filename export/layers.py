@@ -1,0 +1,64 @@
+"""One function of the vocabulary as a model of its own: what a backend runs to be tested layer by layer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+from export.errors import ExportError
+from export.graph import DEFAULT_OPSET, Graph, tensor_type
+from export.lowerings import LOWERINGS
+from export.ops import GraphOps
+from refimpl import SPEC_VERSION
+from refimpl.layers import VOCABULARY
+from refimpl.numerics import Array
+
+DYNAMIC_AXES = 2  # batch and length, or the rows of a matrix; the widths after them are known when a graph is made
+
+
+def split_arguments(name: str, *values: Any, **options: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays and the options of a call of the layer `name`, by the names of its signature; absent ones are left out.
+
+    ExportError for a name that is no layer, ValueError for a call that does not fit its signature.
+    """
+    if name not in VOCABULARY:
+        raise ExportError(f"{name!r} is not a layer; known are {', '.join(VOCABULARY)}")
+    try:
+        bound = inspect.signature(VOCABULARY[name]).bind(*values, **options).arguments
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None
+    arrays = {key: value for key, value in bound.items() if isinstance(value, np.ndarray)}
+    return arrays, {key: value for key, value in bound.items() if key not in arrays and value is not None}
+
+
+def layer_model(
+    name: str, arrays: Mapping[str, Array], options: Mapping[str, Any], *, opset: int = DEFAULT_OPSET
+) -> onnx.ModelProto:
+    """The layer `name` as a model: an input for each array (its name, dtype and rank; the values do not matter).
+
+    The first two axes of every input, batch and length, are dynamic; the others are fixed. The outputs are `output`, or
+    `output_0` and so on where the layer has several.
+    """
+    if name not in LOWERINGS:
+        raise ExportError(f"{name!r} is not a layer; known are {', '.join(LOWERINGS)}")
+    graph = Graph(opset)
+    inputs = {
+        key: graph.input(
+            key,
+            tensor_type(
+                array.dtype, [f"{key}_axis{axis}" if axis < DYNAMIC_AXES else size for axis, size in enumerate(array.shape)]
+            ),
+        )
+        for key, array in arrays.items()
+    }
+    results = GraphOps(graph, np.dtype(np.float32)).call(name, **inputs, **options)
+    if isinstance(results, tuple):
+        for index, result in enumerate(results):
+            graph.output(result, f"output_{index}")
+    else:
+        graph.output(results, "output")
+    return graph.model(name, f"The layer {name}.", {"spec_version": SPEC_VERSION})

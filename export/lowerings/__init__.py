@@ -1,0 +1,57 @@
+"""The body of every layer in standard ONNX operators, file by file and name by name as `refimpl.layers`.
+
+A lowering takes a body to write into, then the arrays and options of the layer. Where its arguments differ from the
+layer's (attention takes a mask for the orders), `export.ops.GraphOps` stands between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from export.lowerings.attention import attention, soft_cap
+from export.lowerings.embedding import embedding, lm_head
+from export.lowerings.mask import attention_mask, causal_mask, chunked_mask, padding_mask, sliding_window_mask
+from export.lowerings.mlp import geglu, gelu, linear, silu, swiglu
+from export.lowerings.norm import l2_norm, layer_norm, rms_norm
+from export.lowerings.position import (
+    linear_rope_frequencies,
+    llama3_rope_frequencies,
+    position_embedding,
+    rope_cos_sin,
+    rope_frequencies,
+    rotary_embedding,
+    token_order,
+    yarn_rope_frequencies,
+)
+
+LOWERINGS: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        rms_norm,
+        layer_norm,
+        l2_norm,
+        rope_frequencies,
+        linear_rope_frequencies,
+        llama3_rope_frequencies,
+        yarn_rope_frequencies,
+        rope_cos_sin,
+        rotary_embedding,
+        position_embedding,
+        token_order,
+        padding_mask,
+        causal_mask,
+        sliding_window_mask,
+        chunked_mask,
+        attention_mask,
+        attention,
+        soft_cap,
+        linear,
+        silu,
+        gelu,
+        swiglu,
+        geglu,
+        embedding,
+        lm_head,
+    )
+}

@@ -1,0 +1,56 @@
+"""The linear map and activations in standard operators; `refimpl.layers.mlp` says what each computes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from export.graph import Body, Value
+
+QUADRATURE_POINTS = 40
+ERF_IS_ONE = 6.0  # erf(6) rounds to 1 in float64
+
+
+def linear(f: Body, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    # Runtimes fold the transposition into the product or into the packing of a constant weight.
+    y: Value = f.MatMul(x, f.Transpose(weight, perm=[1, 0]))
+    return y if bias is None else f.Add(y, bias)
+
+
+def silu(f: Body, x: Value) -> Value:
+    wide = f.widen(x)
+    return f.cast(f.Mul(wide, f.Sigmoid(wide)), x.dtype)
+
+
+def gelu(f: Body, x: Value, *, approximate: str = "none") -> Value:
+    wide = f.widen(x)
+    if approximate == "tanh":
+        cubic = f.Add(wide, f.Mul(f.Mul(f.Mul(wide, wide), wide), 0.044715))
+        bell = f.Tanh(f.Mul(cubic, math.sqrt(2 / math.pi)))
+    else:
+        bell = erf(f, f.Div(wide, math.sqrt(2)))
+    return f.cast(f.Mul(f.Mul(wide, 0.5), f.Add(bell, 1.0)), x.dtype)
+
+
+def erf(f: Body, x: Value) -> Value:
+    """erf(x), which onnxruntime has in float32 alone; in float64 as an integral by Gauss-Legendre quadrature.
+
+    erf(x) = 2/√π x (integral over t from 0 to 1 of exp(-x² t²)) = x (sum over i of w_i exp(-x² t_i²))
+    """
+    if x.dtype != np.float64:
+        return f.Erf(x)
+    points, weights = np.polynomial.legendre.leggauss(QUADRATURE_POINTS)
+    squares = ((points + 1) / 2) ** 2
+    clipped = f.Clip(x, -ERF_IS_ONE, ERF_IS_ONE)
+    exponents = f.Mul(f.Unsqueeze(f.Neg(f.Mul(clipped, clipped)), [-1]), squares)
+    integral = f.ReduceSum(f.Mul(f.Exp(exponents), weights / math.sqrt(math.pi)), [-1], keepdims=0)
+    return f.Mul(clipped, integral)
+
+
+def swiglu(f: Body, gate: Value, up: Value) -> Value:
+    return f.Mul(silu(f, gate), up)
+
+
+def geglu(f: Body, gate: Value, up: Value, *, approximate: str = "none") -> Value:
+    return f.Mul(gelu(f, gate, approximate=approximate), up)

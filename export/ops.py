@@ -1,0 +1,172 @@
+"""GraphOps: the interpreter of the wiring that writes an ONNX graph.
+
+Every function of the vocabulary becomes a call of a local function of the domain `refimpl`; the glue between them becomes plain
+nodes. Values are `export.graph.Value`, named like the taps.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from export.graph import Function, Graph, Value
+from export.lowerings import LOWERINGS
+from refimpl.layers import VOCABULARY
+from refimpl.numerics import Array
+from refimpl.ops import Ops
+
+# Functions that only read rows of their table, which they cast afterwards: the rest of it need not be touched.
+TABLE_LOOKUPS = ("embedding", "position_embedding")
+VISIBILITY = ("q_order", "k_order", "causal", "window", "chunk")
+
+
+class GraphOps(Ops):
+    """Writes into `graph`; tensors stored in another format than `dtype` are cast to it where they are used.
+
+    lowerings: the bodies of the functions, by name.
+    """
+
+    def __init__(self, graph: Graph, dtype: np.dtype[Any], lowerings: Mapping[str, Callable[..., Any]] = LOWERINGS) -> None:
+        self.graph = graph
+        self.dtype = dtype
+        self.lowerings = lowerings
+        self.taps: dict[str, Value] = {}
+        self._path: list[str] = []
+        self._derived: dict[tuple[Any, ...], Value] = {}
+        self._direct: dict[str, Callable[..., Value]] = {
+            "add": self._add,
+            "split_heads": self._split_heads,
+            "merge_heads": self._merge_heads,
+            "append": self._append,
+            "attention": self._attention,
+        }
+
+    def call(self, name: str, *values: Any, **options: Any) -> Any:
+        if name in self._direct:
+            return self._direct[name](*values, **options)
+        arguments = inspect.signature(VOCABULARY[name]).bind(*values, **options).arguments
+        if name in TABLE_LOOKUPS and self._is_stored(arguments["weight"]):
+            arguments["dtype"] = self.dtype
+        else:
+            arguments = {key: self._computed(value) for key, value in arguments.items()}
+        return self._function(name, **arguments)
+
+    def tap(self, name: str, value: Value) -> Value:
+        full_name = ".".join([*self._path, name])
+        self.taps[full_name] = self.graph.rename(value, full_name)
+        return self.taps[full_name]
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        self._path.append(name)
+        try:
+            yield
+        finally:
+            self._path.pop()
+
+    def constant(self, array: Array) -> Value:
+        return self.graph.constant(array, ".".join([*self._path, "constant"]))
+
+    def _function(self, name: str, **arguments: Any) -> Any:
+        """A call of the local function that `name` with these options is; absent arguments and options are left out."""
+        arrays = {key: value for key, value in arguments.items() if isinstance(value, Value)}
+        options = {key: value for key, value in arguments.items() if not isinstance(value, Value) and value is not None}
+        body = Function(self.graph.opset)
+        parameters = {key: body.input(key, value.type) for key, value in arrays.items()}
+        results = self.lowerings[name](body, **parameters, **options)
+        body.outputs = list(results) if isinstance(results, tuple) else [results]
+        function = self.graph.declare(_function_name(name, options), body, _documentation(name, options))
+        outputs = [Value(self._fresh(name), output.type) for output in body.outputs]
+        self.graph.call(function, list(arrays.values()), outputs)
+        return tuple(outputs) if isinstance(results, tuple) else outputs[0]
+
+    def _fresh(self, name: str) -> str:
+        return self.graph.unique(".".join([*self._path, name]))
+
+    def _is_stored(self, value: Any) -> bool:
+        return isinstance(value, Value) and value.stored and value.dtype != self.dtype
+
+    def _computed(self, value: Any) -> Any:
+        """A stored tensor in the computing format, cast once for all uses."""
+        if not self._is_stored(value):
+            return value
+        return self._once(("cast", value), lambda: self.graph.rename(self.graph.cast(value, self.dtype), f"{value.name}.cast"))
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Value]) -> Value:
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]
+
+    def _add(self, x: Value, y: Value) -> Value:
+        return self.graph.Add(x, y)
+
+    def _split_heads(self, x: Value, *, heads: int) -> Value:
+        return self.graph.Reshape(x, [0, 0, heads, x.size(-1) // heads])
+
+    def _merge_heads(self, x: Value) -> Value:
+        return self.graph.Reshape(x, [0, 0, x.size(-2) * x.size(-1)])
+
+    def _append(self, past: Value, new: Value) -> Value:
+        both: Value = self.graph.Concat(self._heads_first(past), self._heads_first(new), axis=2)
+        both.heads_first = True
+        return both
+
+    def _heads_first(self, x: Value) -> Value:
+        if x.heads_first:
+            return x
+        turned: Value = self.graph.Transpose(x, perm=[0, 2, 1, 3])
+        turned.heads_first = True
+        return turned
+
+    def _attention(self, q: Value, k: Value, v: Value, **options: Any) -> Value:
+        visible = self._visible(q, k, {key: options.pop(key) for key in VISIBILITY if key in options})
+        inputs = {key: self._computed(options.pop(key, None)) for key in ("sinks", "bias")}
+        k, v = self._heads_first(k), self._heads_first(v)
+        y: Value = self._function("attention", q=q, k=k, v=v, visible=visible, **inputs, **options)
+        return y
+
+    def _visible(self, q: Value, k: Value, options: dict[str, Any]) -> Value:
+        """The mask [B, T, S] of one attention, made once for all layers that see the same keys."""
+        orders = {"q_order": options.pop("q_order", None), "k_order": options.pop("k_order", None)}
+        if None in orders.values():
+            default = self._default_orders(q, k)
+            orders = {key: order if order is not None else default[key] for key, order in orders.items()}
+        key = ("visible", *orders.values(), *sorted(options.items()))
+        return self._once(key, lambda: self._function("attention_mask", **orders, **options))
+
+    def _default_orders(self, q: Value, k: Value) -> dict[str, Value]:
+        """Keys at 0 .. S - 1, the queries the last T of them, as [1, S] and [1, T]."""
+        f = self.graph
+        keys = f.Squeeze(f.Shape(k, start=2, end=3) if k.heads_first else f.Shape(k, start=1, end=2), [0])
+        queries = f.Squeeze(f.Shape(q, start=1, end=2), [0])
+        zero, one = np.asarray(0), np.asarray(1)
+        return {
+            "q_order": f.Unsqueeze(f.Range(f.Sub(keys, queries), keys, one), [0]),
+            "k_order": f.Unsqueeze(f.Range(zero, keys, one), [0]),
+        }
+
+
+def _function_name(name: str, options: Mapping[str, Any]) -> str:
+    """The name with its switches: `attention_mask_window_128`, `rms_norm_zero_centred`."""
+    words = [name]
+    for key, value in options.items():
+        if value is True:
+            words.append(key)
+        elif value is False:
+            words.append(f"not_{key}")
+        elif isinstance(value, (int, np.integer)):
+            words.append(f"{key}_{value}")
+        elif isinstance(value, str) and value != "none":
+            words.append(value)
+    return "_".join(words)
+
+
+def _documentation(name: str, options: Mapping[str, Any]) -> str:
+    """The layer's first line and its options, for a reader of the graph."""
+    layer = inspect.getdoc(VOCABULARY[name]) or ""
+    settings = ", ".join(f"{key} = {value}" for key, value in options.items())
+    return f"{layer.splitlines()[0]}{f' Options: {settings}.' if settings else ''}"

@@ -1,0 +1,83 @@
+"""Running an exported graph: the bookkeeping of its cache, for any runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from export.errors import ExportError
+from refimpl.layers import token_order
+from refimpl.numerics import Array
+
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionCache:
+    """past: the inputs past_key_values.* of the next call; attention_mask: 0/1 [B, S] of the tokens seen."""
+
+    past: Mapping[str, Array]
+    attention_mask: Array
+
+
+class Session:
+    """An exported graph, called as a refimpl model is: `session(tokens, cache)` gives logits and the continued cache."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        graph = onnx.load(path, load_external_data=False).graph
+        self._run = run
+        self._past = {value.name: value.type.tensor_type for value in graph.input if value.name.startswith("past_key_values.")}
+
+    def __call__(
+        self,
+        tokens: npt.ArrayLike,
+        cache: SessionCache | None = None,
+        attention_mask: npt.ArrayLike | None = None,
+    ) -> tuple[Array, SessionCache]:
+        """tokens int [B, T]; attention_mask 0/1 [B, cached + T], absent where nothing new is padding."""
+        tokens = np.asarray(tokens, dtype=np.int64)
+        batch, new = tokens.shape
+        if cache is None:
+            cache = SessionCache(past=self._empty(batch), attention_mask=np.ones((batch, 0), np.int64))
+        if attention_mask is None:
+            attention_mask = np.concatenate([cache.attention_mask, np.ones((batch, new), np.int64)], axis=1)
+        mask = np.asarray(attention_mask, dtype=np.int64)
+        positions = np.maximum(token_order(mask)[:, -new:], 0)
+        results = self._run({"input_ids": tokens, "attention_mask": mask, "position_ids": positions, **cache.past})
+        past = {name: results[name.replace("past_key_values", "present", 1)] for name in self._past}
+        return results["logits"], SessionCache(past=past, attention_mask=mask)
+
+    def _empty(self, batch: int) -> dict[str, Array]:
+        """The cache before the first token."""
+        empty = {}
+        for name, tensor in self._past.items():
+            heads, width = (tensor.shape.dim[axis].dim_value for axis in (1, 3))
+            empty[name] = np.zeros((batch, heads, 0, width), helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        return empty
+
+
+def open_session(path: Path, provider: str = "CPUExecutionProvider") -> Session:
+    """The graph at `path` in onnxruntime. ExportError when it refuses the graph."""
+    session = runtime_session(path, provider)
+    names = [output.name for output in session.get_outputs()]
+    return Session(path, lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True)))
+
+
+def runtime_session(model: Path | bytes, provider: str = "CPUExecutionProvider") -> Any:
+    """An onnxruntime session that says nothing but errors. ExportError when onnxruntime refuses the graph."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
+    except Exception as error:
+        where = "" if isinstance(model, bytes) else f"{model}: "
+        raise ExportError(f"{where}onnxruntime refuses the graph ({' '.join(str(error).split())})") from None

@@ -1,0 +1,123 @@
+"""Whether an exported graph computes what the specification says, judged by budgets that are derived and not chosen.
+
+The graph runs in onnxruntime on the calls that a decoder serves; the oracle is the specification in float64. What error the
+problem allows at the graph's format follows from two measurements: the error of the specification itself in that format,
+and the distance by which the oracle moves when every weight is rounded once more. The larger of them, doubled, is the
+budget, in the maximum and in the root mean square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from export.errors import ExportError
+from export.session import Session, SessionCache, open_session
+from export.source import Exported
+from refimpl.numerics import COMPUTE_FORMATS, Array, float_format, unit_roundoff
+
+BUDGET_FACTOR = 2.0
+LENGTH, PADDING = 12, 5
+SEED = 20260101
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallCheck:
+    """One kind of call: its errors against float64 and its share of the budget (above 1 it fails)."""
+
+    call: str
+    max_error: float
+    rms_error: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """Every call that was checked, with the budgets that all of them were held to."""
+
+    max_budget: float
+    rms_budget: float
+    calls: tuple[CallCheck, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The same as plain data for JSON."""
+        return asdict(self)
+
+
+def verify_export(exported: Exported, path: Path, dtype: str) -> Verification:
+    """Run the graph at `path` against the specification. ExportError names the first call that exceeds its budget."""
+    tokens, mask = _padded_tokens(exported.blueprint.vocab_size)
+    real = mask.astype(bool)
+    oracle = _logits(exported, tokens, mask, "float64")
+    floor = unit_roundoff(dtype) * np.abs(oracle[real]).max()
+    rehearsals = [_logits(exported, tokens, mask, "float64", roundoff=unit_roundoff(dtype))]
+    if dtype in COMPUTE_FORMATS and dtype != "float64":
+        rehearsals.append(_logits(exported, tokens, mask, dtype))
+    errors = [_errors(rehearsal[real], oracle[real]) for rehearsal in rehearsals]
+    max_budget, rms_budget = (BUDGET_FACTOR * max(floor, *column) for column in zip(*errors, strict=True))
+    checks = []
+    for call, result, expected in _calls(open_session(path), tokens, mask, oracle):
+        max_error, rms_error = _errors(result, expected)
+        share = max(max_error / max_budget, rms_error / rms_budget)
+        checks.append(CallCheck(call=call, max_error=max_error, rms_error=rms_error, share=share))
+    verification = Verification(max_budget=max_budget, rms_budget=rms_budget, calls=tuple(checks))
+    _require(verification, path)
+    return verification
+
+
+def _require(verification: Verification, path: Path) -> None:
+    for check in verification.calls:
+        if not check.share <= 1:  # also when it is not a number
+            raise ExportError(
+                f"{path}: {check.call} in onnxruntime is off by {check.max_error:.3g} (rms {check.rms_error:.3g}) from the "
+                f"specification, which allows {verification.max_budget:.3g} (rms {verification.rms_budget:.3g})"
+            )
+
+
+def _padded_tokens(vocab_size: int) -> tuple[Array, Array]:
+    """Two rows of tokens; the second is shorter and padded on the left."""
+    tokens: Array = np.random.default_rng(SEED).integers(0, vocab_size, (2, LENGTH))
+    mask = np.ones_like(tokens)
+    mask[1, :PADDING] = 0
+    return tokens, mask
+
+
+def _logits(exported: Exported, tokens: Array, mask: Array, dtype: str, *, roundoff: float = 0.0) -> Array:
+    """The specification's logits in float64, with every weight moved by up to `roundoff` relative to itself."""
+
+    def move(name: str, weight: Array) -> Array:
+        if not roundoff:
+            return weight
+        noise = np.random.default_rng([SEED, crc32(name.encode())]).uniform(-roundoff, roundoff, weight.shape)
+        return weight * (1 + noise)
+
+    logits, _ = exported.specification(dtype, move)(tokens, attention_mask=mask)
+    return logits.astype(float_format("float64"))
+
+
+def _calls(session: Session, tokens: Array, mask: Array, oracle: Array) -> Iterator[tuple[str, Array, Array]]:
+    """What each kind of call gives and should give, at the real tokens."""
+    row, expected, middle = tokens[:1], oracle[:1], LENGTH // 2
+    yield "prefill", session(row)[0], expected
+    first, half_way = session(row[:, :middle])
+    second, _ = session(row[:, middle:], half_way)
+    yield "prefill in pieces", np.concatenate([first, second], axis=1), expected
+    steps: list[Array] = []
+    cache: SessionCache | None = None
+    for index in range(LENGTH):
+        logits, cache = session(row[:, index : index + 1], cache)
+        steps.append(logits)
+    yield "cached decode", np.concatenate(steps, axis=1), expected
+    padded, _ = session(tokens, attention_mask=mask)
+    yield "a batch padded on the left", padded[mask.astype(bool)], oracle[mask.astype(bool)]
+
+
+def _errors(result: Array, expected: Array) -> tuple[float, float]:
+    """The largest and the root mean square difference."""
+    difference = result.astype(np.float64) - expected
+    return float(np.abs(difference).max()), float(np.sqrt(np.mean(difference**2)))
