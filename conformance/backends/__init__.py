@@ -1,0 +1,14 @@
+"""The backends that come with the suite, by name; a module is imported when its backend is asked for.
+
+A value is a module, or `module:attribute` where one module holds several backends.
+"""
+
+BUILT_IN: dict[str, str] = {
+    "numpy": "conformance.backends.numpy",
+    "onnxruntime": "conformance.backends.onnxruntime:backend",
+    "onnxruntime:cuda": "conformance.backends.onnxruntime:cuda_backend",
+    "onnx-reference": "conformance.backends.onnx_reference:backend",
+    "torch": "conformance.backends.torch:backend",
+    "torch:cuda": "conformance.backends.torch:cuda_backend",
+    "transformers": "conformance.backends.transformers:backend",
+}

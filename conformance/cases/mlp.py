@@ -1,0 +1,103 @@
+"""Feed-forward pieces and bounds: square matrices, both forms of GELU where they part, inputs around the cap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conformance.family import Family, Inputs, Values, edge
+
+# Where the forms of GELU differ by more than their values' rounding, also in bfloat16.
+GELU_FORMS_PART = (-4.4, -3.6)
+
+
+def linear(values: Values, *, front: tuple[int, ...], inputs: int, outputs: int, bias: bool = False) -> Inputs:
+    """x [*front, I]."""
+    arguments = {
+        "x": values.standard_normal((*front, inputs)),
+        "weight": values.standard_normal((outputs, inputs)) / inputs**0.5,
+    }
+    if bias:
+        arguments["bias"] = values.standard_normal(outputs)
+    return Inputs(arguments, {})
+
+
+def pointwise(values: Values, *, shape: tuple[int, ...], low: float = -4.0, high: float = 4.0, **options: Any) -> Inputs:
+    """x spread evenly between two bounds."""
+    return Inputs({"x": values.uniform(low, high, shape)}, options)
+
+
+def gated(values: Values, *, shape: tuple[int, ...], low: float = -4.0, high: float = 4.0, **options: Any) -> Inputs:
+    """The gate spread evenly between two bounds; the other factor away from 0, so that it hides nothing."""
+    up = values.uniform(0.5, 2, shape) * values.choice([-1, 1], shape)
+    return Inputs({"gate": values.uniform(low, high, shape), "up": up}, options)
+
+
+def soft_cap(values: Values, *, shape: tuple[int, ...], cap: float, reach: float) -> Inputs:
+    """x up to `reach` caps away from 0, on both sides."""
+    return Inputs({"x": cap * values.uniform(-reach, reach, shape)}, {"cap": cap})
+
+
+SHAPE = (2, 5, 24)
+LOW, HIGH = GELU_FORMS_PART
+FAMILIES = (
+    Family(
+        function="linear",
+        build=linear,
+        axes=("",),
+        edges=(
+            edge("plain", "any", "b2t5i24o7", "R1", front=(2, 5), inputs=24, outputs=7),
+            edge("square", "any", "t5i8o8", "R1", front=(5,), inputs=8, outputs=8),
+            edge("bias", "any", "b2t5i8o11", "R1", front=(2, 5), inputs=8, outputs=11, bias=True),
+            edge("one_token", "decode", "b1t1i96o5", "R1", front=(1, 1), inputs=96, outputs=5, bias=True),
+        ),
+    ),
+    Family(
+        function="silu",
+        build=pointwise,
+        axes=("",),
+        edges=(
+            edge("around_zero", "any", "b2t5f24", shape=SHAPE),
+            edge("large", "any", "t5f7", "R1", shape=(5, 7), low=-200.0, high=200.0),
+        ),
+    ),
+    Family(
+        function="gelu",
+        build=pointwise,
+        axes=("",),
+        edges=(
+            edge("erf", "any", "b2t5f24", "R1", shape=SHAPE),
+            edge("tanh", "any", "b2t5f24", "R1", shape=SHAPE, approximate="tanh"),
+            edge("erf_tail", "any", "b2t5f24", "R1", shape=SHAPE, low=LOW, high=HIGH),
+            edge("tanh_tail", "any", "b2t5f24", "R1", shape=SHAPE, low=LOW, high=HIGH, approximate="tanh"),
+        ),
+    ),
+    Family(
+        function="swiglu",
+        build=gated,
+        axes=("",),
+        edges=(
+            edge("plain", "any", "b2t5f24", "R1", shape=SHAPE),
+            edge("one_token", "decode", "t1f7", "R1", shape=(1, 7)),
+        ),
+    ),
+    Family(
+        function="geglu",
+        build=gated,
+        axes=("",),
+        edges=(
+            edge("erf", "any", "b2t5f24", "R1", shape=SHAPE),
+            edge("tanh", "any", "b2t5f24", "R1", shape=SHAPE, approximate="tanh"),
+            edge("erf_tail", "any", "b2t5f24", shape=SHAPE, low=LOW, high=HIGH),
+            edge("tanh_tail", "any", "b2t5f24", shape=SHAPE, low=LOW, high=HIGH, approximate="tanh"),
+        ),
+    ),
+    Family(
+        function="soft_cap",
+        build=soft_cap,
+        axes=("",),
+        edges=(
+            edge("around_cap", "any", "b2t5f24", "R1", shape=SHAPE, cap=30.0, reach=2.0),
+            edge("far", "any", "t5f7", "R1", shape=(5, 7), cap=5.0, reach=40.0),
+        ),
+    ),
+)

@@ -1,0 +1,188 @@
+"""A family: all cases of one function, made from parameters by one recipe, whether hand-picked or drawn."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+
+from conformance.backend import Candidate, attempt
+from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
+from conformance.judge import expect, judge
+from conformance.readings import Exact, on_floats
+from conformance.verdict import Judgement
+from refimpl.numerics import FORMATS, unit_roundoff
+
+if TYPE_CHECKING:
+    from conformance.backend import Backend
+
+ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
+WIDE_DTYPES = ("float64", "float32")
+INTEGERS = ("int64",)
+
+
+class Values(np.random.Generator):
+    """A seeded generator that knows in which format its numbers will be stored."""
+
+    def __init__(self, seed: int, salt: str, dtype: str) -> None:
+        super().__init__(np.random.PCG64([seed, crc32(salt.encode())]))
+        self.roundoff = unit_roundoff(dtype) if dtype in FORMATS else 0.0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Positional arguments by name, in order, and keyword options; both may hold arrays and plain numbers."""
+
+    arguments: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A hand-picked case: its place in the id, the rules it is about, and the parameters that make it."""
+
+    variant: str
+    phase: str
+    size: str
+    rules: tuple[str, ...]
+    parameters: Mapping[str, Any]
+
+
+def edge(variant: str, phase: str, size: str, *rules: str, **parameters: Any) -> Edge:
+    """`edge("window", "decode", "w128p17", "R3", window=128, ...)`."""
+    return Edge(variant, phase, size, rules, parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """build(values, **parameters) makes the inputs; axes are the dimension letters of each result."""
+
+    function: str
+    build: Callable[..., Inputs]
+    axes: tuple[str, ...]
+    edges: tuple[Edge, ...]
+    dtypes: tuple[str, ...] = ALL_DTYPES
+    wider: bool = False
+
+    def cases(self, dtype: str) -> list[LayerCase]:
+        """The hand-picked cases at one dtype."""
+        return [self.case(one, dtype) for one in self.edges]
+
+    def case(self, one: Edge, dtype: str, *, seed: int = 0) -> LayerCase:
+        """A hand-picked case; another seed gives other values of the same meaning."""
+        case_id = f"{self.function}/{one.variant}-{one.phase}-{TOKENS[dtype]}-{one.size}"
+        return LayerCase(
+            id=case_id,
+            level="layer",
+            function=self.function,
+            dtype=dtype,
+            rules=one.rules,
+            family=self,
+            parameters=one.parameters,
+            seed=seed,
+            salt=f"{self.function}/{one.variant}-{one.phase}-{one.size}",
+        )
+
+    def drawn(self, parameters: Mapping[str, Any], seed: int, dtype: str) -> LayerCase:
+        """The case of drawn parameters, whose id spells them out."""
+        defaults = {name: one.default for name, one in signature(self.build).parameters.items()}
+        spelled = {name: value for name, value in parameters.items() if value != defaults.get(name)}
+        inside = ",".join(f"{name}={value!r}" for name, value in {**spelled, "seed": seed}.items())
+        return LayerCase(
+            id=f"{self.function}/drawn[{inside}]-{TOKENS[dtype]}",
+            level="layer",
+            function=self.function,
+            dtype=dtype,
+            family=self,
+            parameters=spelled,
+            seed=seed,
+            salt=f"{self.function}/drawn",
+        )
+
+    def parse(self, case_id: str) -> LayerCase | None:
+        """The drawn case of an id, None when it is not one."""
+        found = re.fullmatch(rf"{self.function}/drawn\[(.*)\]-(\w+)", case_id)
+        dtype = next((name for name in self.dtypes if found and TOKENS[name] == found.group(2)), None)
+        if not found or dtype is None:
+            return None
+        try:
+            call = ast.parse(f"f({found.group(1)})", mode="eval").body
+            assert isinstance(call, ast.Call)
+            parameters = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
+            seed = int(parameters.pop("seed"))
+            signature(self.build).bind(None, **parameters)
+        except (SyntaxError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"case id {case_id!r} cannot be read: {error}") from None
+        return self.drawn(parameters, seed, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCase(Case):
+    """A call of one function. `inputs`, `arrays` and `options` hold what the backend is given, in the tested dtype."""
+
+    family: Family
+    parameters: Mapping[str, Any]
+    seed: int
+    salt: str
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        values = Values(self.seed, self.salt, self.dtype)
+        made = self.family.build(values, **self.parameters)
+        return Inputs({k: self._store(v) for k, v in made.arguments.items()}, {k: self._store(v) for k, v in made.options.items()})
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """All arrays by name: positional ones first, then those among the options."""
+        everything = {**self.inputs.arguments, **self.inputs.options}
+        return {name: value for name, value in everything.items() if isinstance(value, np.ndarray)}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword options, arrays included."""
+        return dict(self.inputs.options)
+
+    def evaluate(self, reading: Exact) -> tuple[Any, ...]:
+        """The results of the function in a reading, widened."""
+
+        def given(value: Any) -> Any:
+            return reading.disturb(on_floats(lambda array: array.astype(reading.wide), value))
+
+        arguments = [given(value) for value in self.inputs.arguments.values()]
+        options = {name: given(value) for name, value in self.inputs.options.items()}
+        return as_tuple(reading.call(self.function, *arguments, **options))
+
+    def judge(self, backend: Backend, workspace: Workspace) -> Judgement:
+        if self.function not in backend.functions:
+            return NOT_COVERED
+        return attempt(lambda: self.judge_outputs(as_tuple(self._ask(backend))))
+
+    def judge_outputs(self, outputs: tuple[Any, ...]) -> Judgement:
+        """The verdict on outputs, wherever they come from."""
+        return judge(outputs, expect(self.evaluate, self.dtype), self.dtype, axes=self.family.axes, wider=self.family.wider)
+
+    def _ask(self, backend: Backend) -> Any:
+        reading = Candidate(backend, self.dtype)
+
+        def fresh(value: Any) -> Any:
+            return value.copy() if isinstance(value, np.ndarray) else value
+
+        options = {name: fresh(value) for name, value in self.inputs.options.items()}
+        return reading.backend.call(self.function, *map(fresh, self.inputs.arguments.values()), **options)
+
+    def _store(self, value: Any) -> Any:
+        if self.dtype not in FORMATS:
+            return value
+        return on_floats(lambda array: array.astype(FORMATS[self.dtype]), value)
+
+
+def as_tuple(result: Any) -> tuple[Any, ...]:
+    """Several results as they are, a single one as a tuple of one."""
+    return result if isinstance(result, tuple) else (result,)

@@ -1,0 +1,202 @@
+"""The judge: how far a correct implementation may be from the truth, and whether a candidate is within it.
+
+The budget of a problem is derived from the problem. Its noise is the largest, over all of these, of the distance to the truth:
+
+    (a) the specification evaluated in the tested dtype, as it is and with every step off by an ulp
+    (b) the truth for inputs perturbed by one rounding of the dtype
+    (c) one ulp at the scale of the output (in the RMS: one rounding), and the smallest step that the dtype has
+
+in two norms over the whole output: the maximum and the root mean square. The budget is twice the noise, for every layer.
+A candidate must be inside in both norms. Integers and bools have no budget: they are equal or wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conformance.readings import Exact, InFormat, Perturbed, Unsteady
+from conformance.verdict import Judgement, Kind
+from refimpl.numerics import FORMATS, Array, is_float, smallest_step, unit_roundoff
+
+CONSTANT = 2.0
+UNSTEADY_SAMPLES = 2
+PERTURBED_SAMPLES = 4
+
+Evaluate = Callable[[Exact], tuple[Array, ...]]
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The size of an error, a noise or a budget."""
+
+    maximum: float
+    rms: float
+
+    @classmethod
+    def of(cls, error: Array) -> Norms:
+        """The norms of an array; 0 of an empty one."""
+        if not error.size:
+            return cls(0.0, 0.0)
+        return cls(float(np.max(np.abs(error))), float(np.sqrt(np.mean(np.square(error)))))
+
+    def larger(self, other: Norms) -> Norms:
+        return Norms(max(self.maximum, other.maximum), max(self.rms, other.rms))
+
+    def __add__(self, other: Norms) -> Norms:
+        return Norms(self.maximum + other.maximum, self.rms + other.rms)
+
+    def __rmul__(self, factor: float) -> Norms:
+        return Norms(factor * self.maximum, factor * self.rms)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A true output and its noise (None where it must be met exactly)."""
+
+    truth: Array
+    noise: Norms | None
+
+    @property
+    def budget(self) -> Norms:
+        return CONSTANT * self.noise if self.noise else Norms(0.0, 0.0)
+
+
+def expect(evaluate: Evaluate, dtype: str, *, seed: int = 0) -> tuple[Expectation, ...]:
+    """The truth of each output of a problem and the noise that is legitimate at `dtype`."""
+    truths = evaluate(Exact(dtype))
+    if not any(is_float(truth.dtype) for truth in truths):
+        return tuple(Expectation(truth, None) for truth in truths)
+    readings: list[Exact] = [InFormat(dtype)]
+    readings += [Unsteady(dtype, seed + index) for index in range(UNSTEADY_SAMPLES)]
+    readings += [Perturbed(dtype, seed + index) for index in range(PERTURBED_SAMPLES)]
+    with np.errstate(all="ignore"):
+        samples = [evaluate(reading) for reading in readings]
+    expectations = []
+    for index, truth in enumerate(truths):
+        noise = rounding_noise(truth, dtype)
+        for sample in samples:
+            noise = noise.larger(Norms.of(sample[index] - truth))
+        if not np.isfinite(noise.maximum):
+            raise ValueError(f"the inputs of this problem do not fit {dtype}: the specification overflows in it")
+        expectations.append(Expectation(truth, noise))
+    return tuple(expectations)
+
+
+def rounding_noise(truth: Array, dtype: str) -> Norms:
+    """Part (c) of the noise."""
+    scale, step = Norms.of(truth), smallest_step(dtype)
+    return Norms(2 * unit_roundoff(dtype) * scale.maximum + step, unit_roundoff(dtype) * scale.rms + step)
+
+
+def judge(
+    outputs: Sequence[Any], expectations: Sequence[Expectation], dtype: str, *, axes: Sequence[str], wider: bool = False
+) -> Judgement:
+    """The verdict on a candidate's outputs, the worst of them.
+
+    axes: the dimension letters of each output, for naming places. wider: formats wider than `dtype` are right as well.
+    """
+    if len(outputs) != len(expectations):
+        return failure("shape", f"returned {len(outputs)} arrays but needs {len(expectations)}")
+    judgements = [
+        judge_one(output, expectation, dtype, axes=letters, wider=wider)
+        for output, expectation, letters in zip(outputs, expectations, axes, strict=True)
+    ]
+    return next((found for found in judgements if found.verdict != "pass"), max(judgements, key=lambda one: one.share or 0.0))
+
+
+def judge_one(output: Any, expectation: Expectation, dtype: str, *, axes: str = "", wider: bool = False) -> Judgement:
+    """The verdict on one output."""
+    truth = expectation.truth
+    if not isinstance(output, np.ndarray):
+        return failure("dtype", f"returned a {type(output).__name__} but needs a NumPy array")
+    if output.shape != truth.shape:
+        return failure("shape", f"returned shape {output.shape} but needs {truth.shape}")
+    wrong = _wrong_dtype(output.dtype, truth, dtype, wider=wider)
+    if wrong:
+        return failure("dtype", wrong)
+    if expectation.noise is None:
+        return _judge_exactly(output, truth, axes)
+    values = output.astype(truth.dtype)
+    if not np.isfinite(values).all():
+        return failure("non-finite", _non_finite(values, axes), worst=_place(np.argmin(np.isfinite(values)), values.shape, axes))
+    return measure(values, truth, expectation.budget, kind="numeric", axes=axes)
+
+
+def measure(actual: Array, truth: Array, budget: Norms, *, kind: Kind, axes: str = "") -> Judgement:
+    """Whether two arrays are within `budget` of each other in both norms."""
+    error = Norms.of(actual - truth)
+    shares = [
+        part / allowed if allowed else float(part > 0)
+        for part, allowed in ((error.maximum, budget.maximum), (error.rms, budget.rms))
+    ]
+    share = max(shares)
+    passed = share <= 1
+    worst = "" if passed else _worst(actual, truth, axes)
+    return Judgement(
+        verdict="pass" if passed else "fail",
+        kind="" if passed else kind,
+        sentence="" if passed else _explain(actual, truth, share),
+        worst=worst,
+        share=share,
+        max_error=error.maximum,
+        max_budget=budget.maximum,
+        rms_error=error.rms,
+        rms_budget=budget.rms,
+    )
+
+
+def failure(kind: Kind, sentence: str, *, worst: str = "") -> Judgement:
+    """A failure without numbers."""
+    return Judgement(verdict="fail", kind=kind, sentence=sentence, worst=worst)
+
+
+def _judge_exactly(output: Array, truth: Array, axes: str) -> Judgement:
+    wrong = output != truth
+    if not wrong.any():
+        return Judgement(verdict="pass", share=0.0)
+    sentence = f"{np.count_nonzero(wrong)} of {truth.size} entries differ"
+    if (output == output.flat[0]).all() and not (truth == truth.flat[0]).all():
+        sentence = f"a constant: every entry is {output.flat[0]}"
+    place = _place(np.argmax(wrong), truth.shape, axes)
+    first = np.unravel_index(int(np.argmax(wrong)), truth.shape)
+    return failure("numeric", sentence, worst=f"{place}: yours {output[first]}, truth {truth[first]}")
+
+
+def _wrong_dtype(actual: np.dtype[Any], truth: Array, dtype: str, *, wider: bool) -> str:
+    if truth.dtype == bool:
+        return "" if actual == bool else f"returned dtype {actual} but needs bool"
+    if not is_float(truth.dtype):
+        return "" if actual.kind in "iu" else f"returned dtype {actual} but needs an integer format"
+    if actual == FORMATS[dtype]:
+        return ""
+    if wider and is_float(actual) and actual.itemsize > FORMATS[dtype].itemsize:
+        return ""
+    return f"returned dtype {actual} but needs {dtype}{' or wider' if wider else ''}"
+
+
+def _explain(actual: Array, truth: Array, share: float) -> str:
+    if (actual == actual.flat[0]).all() and not (truth == truth.flat[0]).all():
+        return f"a constant: every entry is {float(actual.flat[0]):.4g}"
+    return f"outside the budget by a factor of {share:.3g}"
+
+
+def _non_finite(values: Array, axes: str) -> str:
+    bad = np.count_nonzero(~np.isfinite(values))
+    kinds = [name for name, found in (("NaN", np.isnan(values)), ("infinity", np.isinf(values))) if found.any()]
+    return f"{bad} of {values.size} entries are {' or '.join(kinds)} where the truth is finite"
+
+
+def _worst(actual: Array, truth: Array, axes: str) -> str:
+    flat = int(np.argmax(np.abs(actual - truth)))
+    index = np.unravel_index(flat, truth.shape)
+    return f"{_place(flat, truth.shape, axes)}: yours {float(actual[index]):.5g}, truth {float(truth[index]):.5g}"
+
+
+def _place(flat: Any, shape: tuple[int, ...], axes: str) -> str:
+    index = np.unravel_index(int(flat), shape)
+    letters = axes if len(axes) == len(shape) else [f"axis{axis}" for axis in range(len(shape))]
+    return " ".join(f"{letter}={position}" for letter, position in zip(letters, index, strict=True))
