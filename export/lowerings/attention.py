@@ -25,9 +25,9 @@ def attention(
 ) -> Value:
     """q [B, T, H, K], k [B, G, S, K], v [B, G, S, J], visible bool [B, T, S] (or with B = 1) -> [B, T, H, J]."""
     heads, groups = q.size(2), k.size(1)
-    visible_B1TS = f.Unsqueeze(visible, [1])
-    q_BHTK = f.Transpose(q, perm=[0, 2, 1, 3])
     # The heads of a group are stacked along the query axis: a group is one matrix product and no key is repeated.
+    heads, groups = q.size(2), k.size(1)
+    q_BHTK = f.Transpose(q, perm=[0, 2, 1, 3])
     q_BGtK = q_BHTK if heads == groups else f.Reshape(q_BHTK, [0, groups, -1, 0])
     logits = f.Mul(f.MatMul(q_BGtK, f.Transpose(k, perm=[0, 1, 3, 2])), scale)
     if heads != groups:
@@ -36,35 +36,47 @@ def attention(
         logits = soft_cap(f, logits, cap=softcap)
     if bias is not None:
         logits = f.Add(logits, bias)
-    weights_BHTS = f.cast(_masked_softmax(f, f.widen(logits), visible_B1TS, sinks), q.dtype)
+    masked_BHTS = _masked(f, f.widen(logits), visible)
+    weights_BHTS = f.cast(_softmax(f, masked_BHTS, sinks), q.dtype)
     weights_BGtS = weights_BHTS if heads == groups else f.Reshape(weights_BHTS, [0, groups, -1, 0])
-    mixed = f.MatMul(weights_BGtS, v)
+    mixed_BHTJ = f.MatMul(weights_BGtS, v)
     if heads != groups:
-        mixed = f.Reshape(mixed, [0, heads, -1, 0])
-    return f.Transpose(_silence_blind_rows(f, mixed, visible_B1TS), perm=[0, 2, 1, 3])
+        mixed_BHTJ = f.Reshape(mixed_BHTJ, [0, heads, -1, 0])
+    seen = _sees_a_key(f, visible) if bias is None else _has_a_finite_score(f, masked_BHTS)
+    zero = f.constant(np.asarray(0, q.dtype))
+    return f.Transpose(f.Where(seen, mixed_BHTJ, zero), perm=[0, 2, 1, 3])
 
 
 def soft_cap(f: Body, x: Value, *, cap: float) -> Value:
     return f.Mul(f.Tanh(f.Div(x, cap)), cap)
 
 
-def _masked_softmax(f: Body, logits: Value, visible: Value, sinks: Value | None) -> Value:
-    """Softmax with the lowest number for hidden keys, whose weight becomes 0 in every row that sees a key.
+def _masked(f: Body, logits: Value, visible: Value) -> Value:
+    """Hidden keys at the lowest number, which leaves them no weight in a row that sees a key.
 
-    A sink is one more column, left out of the result.
+    It is added: next to the lowest number a logit is nothing, and a sum is faster than a choice.
     """
-    hidden = f.constant(np.asarray(np.finfo(logits.dtype).min))
-    masked = f.Where(visible, logits, hidden)
+    lowest = f.constant(np.asarray(np.finfo(logits.dtype).min))
+    shown = f.constant(np.asarray(0, logits.dtype))
+    return f.Add(logits, f.Unsqueeze(f.Where(visible, shown, lowest), [1]))
+
+
+def _softmax(f: Body, logits: Value, sinks: Value | None) -> Value:
+    """Softmax; a sink is one more column, left out of the result."""
     if sinks is None:
-        return f.Softmax(masked, axis=-1)
-    like_column = f.Slice(f.Shape(logits), [0], [3])
-    sink_H11 = f.Reshape(f.widen(sinks), [-1, 1, 1])
-    column_BHT1 = f.Expand(sink_H11, f.Concat(like_column, [1], axis=0))
-    weights = f.Softmax(f.Concat(masked, column_BHT1, axis=-1), axis=-1)
+        return f.Softmax(logits, axis=-1)
+    rows = f.Slice(f.Shape(logits), [0], [3])
+    column_BHT1 = f.Expand(f.Reshape(f.widen(sinks), [-1, 1, 1]), f.Concat(rows, [1], axis=0))
+    weights = f.Softmax(f.Concat(logits, column_BHT1, axis=-1), axis=-1)
     return f.Slice(weights, [0], [-1], [3])
 
 
-def _silence_blind_rows(f: Body, mixed_BHTJ: Value, visible_B1TS: Value) -> Value:
-    """0 where a query sees no key: the softmax of equal numbers is not."""
-    seen = f.ReduceMax(f.cast(visible_B1TS, np.dtype(np.int32)), [-1])
-    return f.Where(f.Equal(seen, 1), mixed_BHTJ, f.constant(np.asarray(0, mixed_BHTJ.dtype)))
+def _sees_a_key(f: Body, visible: Value) -> Value:
+    """[B, 1, T, 1]: false where the softmax is one of equal numbers and must not count."""
+    return f.Unsqueeze(f.Equal(f.ReduceMax(f.cast(visible, np.dtype(np.int32)), [-1]), 1), [1])
+
+
+def _has_a_finite_score(f: Body, masked: Value) -> Value:
+    """The same [B, H, T, 1] where a bias of -inf may hide what the mask shows."""
+    lowest = f.constant(np.asarray(np.finfo(masked.dtype).min))
+    return f.Greater(f.ReduceMax(masked, [-1]), lowest)
