@@ -46,7 +46,11 @@ class TorchBackend:
 
     @property
     def version(self) -> str:
-        return importlib.metadata.version("torch")
+        """The version of torch, "" where it is not installed."""
+        try:
+            return importlib.metadata.version("torch")
+        except importlib.metadata.PackageNotFoundError:
+            return ""
 
     def unavailable(self) -> str | None:
         """Why this backend cannot run here, None when it can."""

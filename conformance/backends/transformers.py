@@ -42,7 +42,11 @@ class TransformersBackend:
 
     @property
     def version(self) -> str:
-        return importlib.metadata.version("transformers")
+        """The version of transformers, "" where it is not installed."""
+        try:
+            return importlib.metadata.version("transformers")
+        except importlib.metadata.PackageNotFoundError:
+            return ""
 
     def unavailable(self) -> str | None:
         """Why this backend cannot run here, None when it can."""

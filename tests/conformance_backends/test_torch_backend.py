@@ -1,5 +1,6 @@
 """torch's own functions agree with the specification in every format that the backend claims."""
 
+import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -203,6 +204,11 @@ def test_says_in_one_sentence_why_it_cannot_run(candidate):
 
 
 def test_without_torch_it_says_so(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.version", absent)
+    assert backend.version == ""
     assert backend.unavailable() == "torch: torch is not installed"
     assert cuda_backend.unavailable() == "torch:cuda: torch is not installed"
