@@ -1,0 +1,128 @@
+"""Strict reading of configurations: every key is used, known to be harmless, or an error."""
+
+from __future__ import annotations
+
+import pytest
+
+from refimpl.config import HARMLESS, NEUTRAL, Config
+
+
+def config(**values: object) -> Config:
+    return Config({"model_type": "toy", **values})
+
+
+class TestRequire:
+    @pytest.mark.parametrize(("kind", "value"), [(int, 3), (float, 0.5), (str, "silu"), (bool, True), (list, [1]), (dict, {})])
+    def test_gives_the_value(self, kind: type, value: object) -> None:
+        assert config(key=value).require("key", kind) == value
+
+    def test_a_missing_key_is_one_sentence(self) -> None:
+        with pytest.raises(ValueError, match=r"^config: key 'width' is missing and 'toy' needs it \(int\)$"):
+            config().require("width", int)
+
+    @pytest.mark.parametrize(
+        ("kind", "value"),
+        [
+            (int, 3.0), (int, "3"), (int, True), (int, None), (int, [3]),
+            (float, "0.5"), (float, True), (float, None),
+            (bool, 1), (bool, "true"), (bool, None), (str, 3), (list, (1,)), (dict, [1]),
+        ],
+    )  # fmt: skip
+    def test_a_wrong_type_is_one_sentence(self, kind: type, value: object) -> None:
+        with pytest.raises(ValueError, match=r"^config: key is .* but needs an? " + kind.__name__):
+            config(key=value).require("key", kind)
+
+    def test_an_integer_serves_as_a_float(self) -> None:
+        value = config(theta=10000).require("theta", float)
+        assert value == 10000.0
+        assert type(value) is float
+
+
+class TestTake:
+    def test_an_absent_key_takes_the_default(self) -> None:
+        assert config().take("key", int, 7) == 7
+
+    def test_null_is_not_absent(self) -> None:
+        with pytest.raises(ValueError, match="config: key is None but needs"):
+            config(key=None).take("key", int, 7)
+
+
+class TestOptional:
+    def test_null_is_a_value_of_its_own(self) -> None:
+        assert config(key=None).optional("key", int, 7) is None
+
+    def test_an_absent_key_takes_the_default(self) -> None:
+        assert config().optional("key", int, 7) == 7
+        assert config().optional("key", int) is None
+
+    def test_a_wrong_type_is_one_sentence(self) -> None:
+        with pytest.raises(ValueError, match="config: key is 'x' but needs"):
+            config(key="x").optional("key", int)
+
+
+class TestChoose:
+    CHOICES = {"silu": 1, "gelu": 2}  # noqa: RUF012
+
+    def test_gives_the_meaning(self) -> None:
+        assert config(act="gelu").choose("act", self.CHOICES, "silu") == 2
+        assert config().choose("act", self.CHOICES, "silu") == 1
+
+    def test_another_value_is_one_sentence(self) -> None:
+        with pytest.raises(ValueError, match=r"^config: act is 'relu' but 'toy' supports 'silu', 'gelu'$"):
+            config(act="relu").choose("act", self.CHOICES, "silu")
+
+
+class TestPositive:
+    @pytest.mark.parametrize("value", [0, -1])
+    def test_zero_and_less_are_errors(self, value: int) -> None:
+        with pytest.raises(ValueError, match=f"^config: layers is {value} but needs a positive integer$"):
+            config(layers=value).positive("layers")
+
+
+class TestFinish:
+    @pytest.mark.parametrize("key", sorted(HARMLESS))
+    def test_a_harmless_key_passes(self, key: str) -> None:
+        config(**{key: "anything"}).finish()
+
+    @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in NEUTRAL.items() for value in values])
+    def test_a_neutral_value_passes(self, key: str, value: object) -> None:
+        config(**{key: value}).finish()
+
+    @pytest.mark.parametrize("key", NEUTRAL)
+    def test_another_value_is_one_sentence(self, key: str) -> None:
+        with pytest.raises(ValueError, match=f"^config: {key} is {{'a': 1}}, which 'toy' does not support here$"):
+            config(**{key: {"a": 1}}).finish()
+
+    def test_an_unknown_key_is_one_sentence_with_the_nearest_known_key(self) -> None:
+        read = config(rope_tetha=5.0)
+        read.take("rope_theta", float, 1.0)
+        with pytest.raises(
+            ValueError, match=r"^config: unknown key 'rope_tetha' \(value 5.0\) for 'toy'; did you mean 'rope_theta'\?$"
+        ):
+            read.finish()
+
+    def test_an_unknown_key_unlike_all_others_has_no_hint(self) -> None:
+        with pytest.raises(ValueError, match=r"^config: unknown key 'zzz' \(value 1\) for 'toy'$"):
+            config(zzz=1).finish()
+
+    def test_keys_that_were_read_or_set_aside_pass(self) -> None:
+        read = config(a=1, b=None, c=2)
+        read.require("a", int)
+        read.optional("b", int)
+        read.ignore("c", "absent")
+        read.finish()
+
+    def test_says_what_was_taken_absent_and_ignored(self) -> None:
+        read = config(a=1, b=None, c=2, use_cache=True)
+        read.require("a", int)
+        read.optional("b", int)
+        read.take("d", int, 4)
+        read.ignore("c")
+        assert read.unread() == []
+        assert (read.taken, read.absent) == ({"a": 1, "b": None}, {"d": 4})
+        assert sorted(read.ignored) == ["c", "model_type", "use_cache"]
+
+    def test_does_not_change_what_it_was_given(self) -> None:
+        values = {"model_type": "toy", "a": 1}
+        Config(values).require("a", int)
+        assert values == {"model_type": "toy", "a": 1}
