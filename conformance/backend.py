@@ -62,7 +62,7 @@ class Backend:
         self._load = self._attribute("load")
         if not self.functions and not self.loads_models:
             raise BackendError(
-                f"{self.name}: has neither a function of the vocabulary (such as rms_norm or attention) nor load(checkpoint_dir)"
+                f"{self.name}: has no function of the vocabulary (such as rms_norm or attention) and no load(checkpoint_dir)"
             )
 
     @property

@@ -136,7 +136,9 @@ class LayerCase(Case):
     def inputs(self) -> Inputs:
         values = Values(self.seed, self.salt, self.dtype)
         made = self.family.build(values, **self.parameters)
-        return Inputs({k: self._store(v) for k, v in made.arguments.items()}, {k: self._store(v) for k, v in made.options.items()})
+        return Inputs(
+            {k: self._store(v) for k, v in made.arguments.items()}, {k: self._store(v) for k, v in made.options.items()}
+        )
 
     @property
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:

@@ -2,7 +2,7 @@
 
 The budget of a problem is derived from the problem. Its noise is the largest, over all of these, of the distance to the truth:
 
-    (a) the specification evaluated in the tested dtype, as it is and with every step off by an ulp
+    (a) the specification evaluated in the tested dtype, as it is and with every step off by some ulps
     (b) the truth for inputs perturbed by one rounding of the dtype
     (c) one ulp at the scale of the output (in the RMS: one rounding), and the smallest step that the dtype has
 
@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.readings import Exact, InFormat, Perturbed, Unsteady
+from conformance.readings import Exact, InFormat, Perturbed
+from conformance.unsteady import Unsteady
 from conformance.verdict import Judgement, Kind
 from refimpl.numerics import FORMATS, Array, is_float, smallest_step, unit_roundoff
 
@@ -79,9 +80,10 @@ def expect(evaluate: Evaluate, dtype: str, *, seed: int = 0) -> tuple[Expectatio
     for index, truth in enumerate(truths):
         noise = rounding_noise(truth, dtype)
         for sample in samples:
-            noise = noise.larger(Norms.of(sample[index] - truth))
-        if not np.isfinite(noise.maximum):
-            raise ValueError(f"the inputs of this problem do not fit {dtype}: the specification overflows in it")
+            error = Norms.of(sample[index] - truth)
+            if not np.isfinite(error.maximum):
+                raise ValueError(f"the inputs of this problem do not fit {dtype}: the specification overflows in it")
+            noise = noise.larger(error)
         expectations.append(Expectation(truth, noise))
     return tuple(expectations)
 
@@ -122,7 +124,9 @@ def judge_one(output: Any, expectation: Expectation, dtype: str, *, axes: str = 
         return _judge_exactly(output, truth, axes)
     values = output.astype(truth.dtype)
     if not np.isfinite(values).all():
-        return failure("non-finite", _non_finite(values, axes), worst=_place(np.argmin(np.isfinite(values)), values.shape, axes))
+        return failure(
+            "non-finite", _non_finite(values, axes), worst=_place(np.argmin(np.isfinite(values)), values.shape, axes)
+        )
     return measure(values, truth, expectation.budget, kind="numeric", axes=axes)
 
 
@@ -168,7 +172,7 @@ def _judge_exactly(output: Array, truth: Array, axes: str) -> Judgement:
 
 def _wrong_dtype(actual: np.dtype[Any], truth: Array, dtype: str, *, wider: bool) -> str:
     if truth.dtype == bool:
-        return "" if actual == bool else f"returned dtype {actual} but needs bool"
+        return "" if actual.kind == "b" else f"returned dtype {actual} but needs bool"
     if not is_float(truth.dtype):
         return "" if actual.kind in "iu" else f"returned dtype {actual} but needs an integer format"
     if actual == FORMATS[dtype]:

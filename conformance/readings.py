@@ -5,9 +5,9 @@ what becomes of the inputs and of every step:
 
     Exact       the truth: the specification in float64 (in long double where float64 itself is tested)
     InFormat    the specification in the tested dtype, rounded where a released model rounds
-    Unsteady    the specification with every step off by up to one ulp: other libraries' elementary functions and orders
+    Unsteady    the specification with every step off by some ulps (conformance.unsteady)
     Perturbed   the truth for inputs that differ by one rounding of the tested dtype
-    Candidate   the backend's own functions (conformance.candidate)
+    Candidate   the backend's own functions (conformance.backend)
 """
 
 from __future__ import annotations
@@ -112,83 +112,3 @@ class InFormat(Exact):
 
     def ops(self) -> Ops:
         return Rounded(NumpyOps(), self.dtype) if self.dtype in NARROW else NumpyOps()
-
-
-class Unsteady(Exact):
-    """The specification in its computing format (float32 for the narrow ones), every step off by up to one ulp."""
-
-    def __init__(self, dtype: str, seed: int) -> None:
-        super().__init__(dtype)
-        self.angle_format = FORMATS[computing_format(dtype)]
-        self._generator = np.random.default_rng([seed, 2])
-
-    def cast(self, value: Any) -> Any:
-        return on_floats(self._unsteady, value)
-
-    def cast_angles(self, value: Any) -> Any:
-        return self.cast(value)
-
-    def widen(self, value: Any) -> Any:
-        return on_floats(lambda array: array.view(np.ndarray).astype(self.wide), value)
-
-    def _unsteady(self, array: Array) -> Array:
-        result = array.astype(self.angle_format).view(UnsteadyArray)
-        result.generator = self._generator
-        return result
-
-
-# Results that every implementation computes without error: selections and comparisons.
-_EXACT_UFUNCS = {np.maximum, np.minimum, np.negative, np.absolute, np.sign}
-_ROUNDING_FUNCTIONS = {np.mean, np.sum, np.einsum, np.dot}
-
-
-class UnsteadyArray(np.ndarray[Any, Any]):
-    """Numbers that every operation returns with a relative error of up to one ulp, drawn anew each time."""
-
-    generator: np.random.Generator | None
-
-    def __array_finalize__(self, parent: Any) -> None:
-        self.generator = getattr(parent, "generator", None)
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        generator = _generator_of((*inputs, *options.values()))
-        result = getattr(ufunc, method)(*map(_bare, inputs), **{key: _bare(value) for key, value in options.items()})
-        return _shaken(result, generator, exact=ufunc in _EXACT_UFUNCS)
-
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        generator = _generator_of((*args, *kwargs.values()))
-        result = function(*_bare(args), **_bare(kwargs))
-        return _shaken(result, generator, exact=function not in _ROUNDING_FUNCTIONS)
-
-
-def _bare(value: Any) -> Any:
-    if isinstance(value, UnsteadyArray):
-        return value.view(np.ndarray)
-    if isinstance(value, (tuple, list)):
-        return type(value)(_bare(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _bare(item) for key, item in value.items()}
-    return value
-
-
-def _generator_of(values: Any) -> np.random.Generator | None:
-    for value in values:
-        if isinstance(value, UnsteadyArray) and value.generator is not None:
-            return value.generator
-        if isinstance(value, (tuple, list)) and (found := _generator_of(value)) is not None:
-            return found
-    return None
-
-
-def _shaken(result: Any, generator: np.random.Generator | None, *, exact: bool) -> Any:
-    array = np.asarray(result)
-    if array.dtype == object:  # np.vectorize computes in Python floats
-        array = array.astype(np.float64)
-    if not is_float(array.dtype) or generator is None:
-        return result
-    if not exact:
-        ulp = array.dtype.type(2 * unit_roundoff("float32" if array.dtype == np.float32 else "float64"))
-        array = array * (1 + ulp * generator.uniform(-1, 1, array.shape).astype(array.dtype))
-    shaken = array.view(UnsteadyArray)
-    shaken.generator = generator
-    return shaken

@@ -1,10 +1,10 @@
 """What the suite says of one case.
 
-    pass            inside the budget
-    fail            shape | dtype | non-finite | numeric | law | mutation (the backend wrote into its inputs)
-    unsupported     the backend says that it does not do this, and why
-    not covered     the backend does not offer the function
-    error           the backend raised
+pass            inside the budget
+fail            shape | dtype | non-finite | numeric | law | mutation (the backend wrote into its inputs)
+unsupported     the backend says that it does not do this, and why
+not covered     the backend does not offer the function
+error           the backend raised
 """
 
 from __future__ import annotations

@@ -134,6 +134,4 @@ def _scores() -> tuple[Edge, ...]:
     )
 
 
-FAMILIES = (
-    Family(function="attention", build=attention, axes=("BTHJ",), edges=(*_grouped(), *_visibility(), *_scores())),
-)
+FAMILIES = (Family(function="attention", build=attention, axes=("BTHJ",), edges=(*_grouped(), *_visibility(), *_scores())),)

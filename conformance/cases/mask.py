@@ -18,7 +18,11 @@ def masked(values: Values, *, queries: int, keys: int, batch: int = 3, order: st
 def _edges(variant: str, *rules: str, **options: Any) -> tuple[Edge, ...]:
     return tuple(
         edge(f"{variant}_{order}", phase, f"t{queries}s{keys}", *rules, queries=queries, keys=keys, order=order, **options)
-        for order, phase, queries, keys in (("plain", "prefill", 7, 7), ("left", "padded", 4, 11), ("shuffled", "decode", 1, 13))
+        for order, phase, queries, keys in (
+            ("plain", "prefill", 7, 7),
+            ("left", "padded", 4, 11),
+            ("shuffled", "decode", 1, 13),
+        )
     )
 
 

@@ -185,6 +185,8 @@ FAMILIES = (
         build=token_order,
         axes=("BS",),
         dtypes=INTEGERS,
-        edges=tuple(edge(side, "padded", "b4s9", "R1", batch=4, length=9, padding=side) for side in ("left", "right", "anywhere")),
+        edges=tuple(
+            edge(side, "padded", "b4s9", "R1", batch=4, length=9, padding=side) for side in ("left", "right", "anywhere")
+        ),
     ),
 )

@@ -1,0 +1,60 @@
+"""All cases there are, in order: layers, laws, blocks, models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from conformance.case import LEVELS, Case
+from conformance.cases import FAMILIES
+from conformance.family import INTEGERS
+from conformance.search import search
+from refimpl.numerics import FORMATS
+
+MAX_EXAMPLES = 50
+
+
+def cases(
+    *,
+    dtypes: Sequence[str] = tuple(FORMATS),
+    levels: Sequence[str] = LEVELS,
+    max_examples: int = MAX_EXAMPLES,
+    seed: int = 0,
+) -> list[Case]:
+    """Every case at some dtypes and levels; functions of integers belong to every dtype.
+
+    max_examples and seed are those of the searches among drawn cases; none with max_examples = 0.
+    """
+    found: list[Case] = []
+    for level in LEVELS:
+        if level in levels:
+            for dtype in (*dtypes, *INTEGERS):
+                found += _MAKERS[level](dtype, max_examples, seed)
+    return found
+
+
+def find_case(case_id: str) -> Case:
+    """The case of an id, drawn ones included. ValueError when there is none."""
+    for family in FAMILIES.values():
+        drawn = family.parse(case_id)
+        if drawn is not None:
+            return drawn
+    for case in cases():
+        if case.id == case_id:
+            return case
+    raise ValueError(f"no case {case_id!r}; `refimpl list cases` names them")
+
+
+def _layer_cases(dtype: str, max_examples: int, seed: int) -> Iterator[Case]:
+    for family in FAMILIES.values():
+        if dtype in family.dtypes:
+            yield from family.cases(dtype)
+            if max_examples:
+                yield search(family, dtype, max_examples=max_examples, seed=seed)
+
+
+_MAKERS: dict[str, Callable[[str, int, int], Iterator[Case]]] = {
+    "layer": _layer_cases,
+    "block": lambda dtype, max_examples, seed: iter(()),
+    "model": lambda dtype, max_examples, seed: iter(()),
+    "law": lambda dtype, max_examples, seed: iter(()),
+}

@@ -1,0 +1,84 @@
+"""The report in words: a table a layer and dtype, and ten lines a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.table import Table
+
+from conformance.case import TOKENS
+from conformance.report import Report
+from conformance.verdict import Result
+
+
+def failure_text(result: Result, backend: str) -> str:
+    """What went wrong, the numbers, where it is worst, and the command that shows it again."""
+    judgement = result.judgement
+    verdict = f"{judgement.verdict.upper()}{f' ({judgement.kind})' if judgement.kind else ''}"
+    head = f"{verdict}  {result.id}" + (f"        rule {result.rule}" if result.rule else "")
+    lines = [head]
+    if judgement.sentence:
+        lines.append(judgement.sentence)
+    if judgement.max_error is not None and judgement.max_budget and judgement.rms_budget:
+        share = judgement.max_error / judgement.max_budget
+        lines.append(
+            f"max error {judgement.max_error:.1e}   budget {judgement.max_budget:.1e}   ({share:.3g}x)     "
+            f"rms {judgement.rms_error:.1e} of {judgement.rms_budget:.1e}"
+        )
+    if judgement.worst:
+        lines.append(f"worst at {judgement.worst}")
+    if judgement.minimal:
+        lines.append(f"smallest failing case: {judgement.minimal}")
+    if result.expected:
+        lines.append(f"expected: {result.expected}")
+    lines.append(f"reproduce:  refimpl reproduce {quoted(judgement.minimal or result.id)} --backend {backend}")
+    return "\n      ".join(lines)
+
+
+def quoted(case_id: str) -> str:
+    """A case id as a shell takes it."""
+    return f"'{case_id}'" if "[" in case_id else case_id
+
+
+def summary_table(report: Report) -> Table:
+    """One row a layer, block or model: passed of run at each dtype with the largest share of the budget, and what is beside."""
+    dtypes = [dtype for dtype in TOKENS if any(result.dtype == dtype for result in report.results)]
+    table = Table(title=f"{report.backend} {report.version}".strip(), title_justify="left", pad_edge=False)
+    table.add_column("level")
+    table.add_column("layer")
+    for dtype in dtypes:
+        table.add_column(dtype, justify="right")
+    table.add_column("unsupported", justify="right")
+    for (level, layer), results in grouped(report.results).items():
+        cells = [_cell([result for result in results if result.dtype == dtype]) for dtype in dtypes]
+        refused = sum(result.verdict == "unsupported" for result in results)
+        table.add_row(level, layer, *cells, str(refused) if refused else "")
+    return table
+
+
+def totals_text(report: Report) -> str:
+    """The counts and the score in one line."""
+    counts = ", ".join(f"{count} {name}" for name, count in report.counts().items() if count)
+    score = "" if report.score is None else f"; {report.score:.1%} of those that ran pass"
+    return f"{counts or 'no cases'}{score}"
+
+
+def grouped(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
+    """The results by level and layer, in order."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.level, result.layer), []).append(result)
+    return groups
+
+
+def _cell(results: list[Result]) -> str:
+    ran = [result for result in results if result.ran]
+    if not results:
+        return ""
+    if not ran:
+        return "not covered" if all(result.verdict == "not covered" for result in results) else "unsupported"
+    passed = [result for result in ran if result.verdict == "pass"]
+    shares = [result.judgement.share for result in ran if result.judgement.share is not None]
+    share = f" {min(max(shares), 9999):.2f}" if shares and max(shares) > 0 else ""
+    count = f"{len(passed)}/{len(ran)}{share}"
+    return count if len(passed) == len(ran) else f"[bold red]{count}[/]"
