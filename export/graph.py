@@ -126,6 +126,11 @@ class Body:
             return value
         return self.Cast(value, to=helper.np_dtype_to_tensor_dtype(dtype))
 
+    def known(self, value: Value, shape: Sequence[Dimension]) -> Value:
+        """`value`, of which more is known than shape inference finds."""
+        value.type = tensor_type(value.dtype, shape)
+        return value
+
     def widen(self, value: Value) -> Value:
         """`value` in float32 where its format is narrower: for the functions that released models evaluate in float32."""
         return self.cast(value, np.dtype(np.float32)) if value.dtype.itemsize < 4 else value
@@ -234,9 +239,7 @@ class Graph(Body):
         """Make `value` an output called `name`, with better known dimensions where `shape` gives them."""
         if value.name != name:
             value = self.rename(value, name)
-        if shape is not None:
-            value.type = tensor_type(value.dtype, shape)
-        self.outputs.append(value)
+        self.outputs.append(value if shape is None else self.known(value, shape))
         return value
 
     def model(self, name: str, documentation: str, metadata: dict[str, str]) -> onnx.ModelProto:

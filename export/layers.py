@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from export.errors import ExportError
 from export.graph import DEFAULT_OPSET, Graph, tensor_type
 from export.lowerings import LOWERINGS
 from export.ops import GraphOps
+from export.runtimes import Run
 from refimpl import SPEC_VERSION
 from refimpl.layers import VOCABULARY
 from refimpl.numerics import Array
@@ -62,3 +63,23 @@ def layer_model(
     else:
         graph.output(results, "output")
     return graph.model(name, f"The layer {name}.", {"spec_version": SPEC_VERSION})
+
+
+class LayerRunner:
+    """Runs single layers in a runtime: `runner("rms_norm", x, weight, eps=1e-6)` is the layer's result as NumPy arrays.
+
+    The graph of a call is made and loaded once for the ranks, widths, dtypes and options that it has.
+    """
+
+    def __init__(self, load: Callable[[onnx.ModelProto], Run]) -> None:
+        self._load = load
+        self._runs: dict[tuple[Any, ...], Run] = {}
+
+    def __call__(self, name: str, *values: Any, **options: Any) -> Any:
+        arrays, settings = split_arguments(name, *values, **options)
+        widths = tuple((key, array.dtype, array.ndim, array.shape[DYNAMIC_AXES:]) for key, array in arrays.items())
+        key = (name, widths, tuple(settings.items()))
+        if key not in self._runs:
+            self._runs[key] = self._load(layer_model(name, arrays, settings))
+        results = tuple(self._runs[key](arrays).values())
+        return results if len(results) > 1 else results[0]

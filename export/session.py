@@ -1,22 +1,19 @@
-"""Running an exported graph: the bookkeeping of its cache, for any runtime."""
+"""Running an exported model: the bookkeeping of its cache, for any runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from export.errors import ExportError
+from export.runtimes import Run
 from refimpl.layers import token_order
 from refimpl.numerics import Array
-
-Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +58,3 @@ class Session:
             heads, width = (tensor.shape.dim[axis].dim_value for axis in (1, 3))
             empty[name] = np.zeros((batch, heads, 0, width), helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         return empty
-
-
-def open_session(path: Path, provider: str = "CPUExecutionProvider") -> Session:
-    """The graph at `path` in onnxruntime. ExportError when it refuses the graph."""
-    session = runtime_session(path, provider)
-    names = [output.name for output in session.get_outputs()]
-    return Session(path, lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True)))
-
-
-def runtime_session(model: Path | bytes, provider: str = "CPUExecutionProvider") -> Any:
-    """An onnxruntime session that says nothing but errors. ExportError when onnxruntime refuses the graph."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
-    except Exception as error:
-        where = "" if isinstance(model, bytes) else f"{model}: "
-        raise ExportError(f"{where}onnxruntime refuses the graph ({' '.join(str(error).split())})") from None

@@ -17,7 +17,8 @@ from zlib import crc32
 import numpy as np
 
 from export.errors import ExportError
-from export.session import Session, SessionCache, open_session
+from export.runtimes import onnxruntime_run
+from export.session import Session, SessionCache
 from export.source import Exported
 from refimpl.numerics import COMPUTE_FORMATS, Array, float_format, unit_roundoff
 
@@ -61,7 +62,7 @@ def verify_export(exported: Exported, path: Path, dtype: str) -> Verification:
     errors = [_errors(rehearsal[real], oracle[real]) for rehearsal in rehearsals]
     max_budget, rms_budget = (BUDGET_FACTOR * max(floor, *column) for column in zip(*errors, strict=True))
     checks = []
-    for call, result, expected in _calls(open_session(path), tokens, mask, oracle):
+    for call, result, expected in _calls(Session(path, onnxruntime_run(path)), tokens, mask, oracle):
         max_error, rms_error = _errors(result, expected)
         share = max(max_error / max_budget, rms_error / rms_budget)
         checks.append(CallCheck(call=call, max_error=max_error, rms_error=rms_error, share=share))

@@ -44,7 +44,8 @@ def attention(
         mixed_BHTJ = f.Reshape(mixed_BHTJ, [0, heads, -1, 0])
     seen = _sees_a_key(f, visible) if bias is None else _has_a_finite_score(f, masked_BHTS)
     zero = f.constant(np.asarray(0, q.dtype))
-    return f.Transpose(f.Where(seen, mixed_BHTJ, zero), perm=[0, 2, 1, 3])
+    y_BTHJ = f.Transpose(f.Where(seen, mixed_BHTJ, zero), perm=[0, 2, 1, 3])
+    return f.known(y_BTHJ, [*q.shape[:3], v.shape[3]])
 
 
 def soft_cap(f: Body, x: Value, *, cap: float) -> Value:

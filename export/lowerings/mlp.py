@@ -13,9 +13,12 @@ ERF_IS_ONE = 6.0  # erf(6) rounds to 1 in float64
 
 
 def linear(f: Body, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    # Runtimes fold the transposition into the product or into the packing of a constant weight.
-    y: Value = f.MatMul(x, f.Transpose(weight, perm=[1, 0]))
-    return y if bias is None else f.Add(y, bias)
+    # Gemm reads [out, in] weights as they are stored, where MatMul would need a transposed copy of each.
+    if len(x.shape) == 2:
+        return f.Gemm(x, weight, bias, transB=1)
+    rows = f.Gemm(f.Flatten(x, axis=-1), weight, bias, transB=1)
+    y = f.Reshape(rows, f.Concat(f.Shape(x, end=-1), f.Shape(weight, end=1), axis=0))
+    return f.known(y, [*x.shape[:-1], weight.shape[0]])
 
 
 def silu(f: Body, x: Value) -> Value:

@@ -1,0 +1,54 @@
+"""A checkpoint as an engine: exported into a file that does not outlive the loading, and run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from export.errors import ExportError
+from export.model import export_onnx
+from export.runtimes import Run
+from export.session import Session
+from refimpl.checkpoint import open_checkpoint
+
+
+def checkpoint_session(checkpoint: str | os.PathLike[str], load: Callable[[Path], Run]) -> Session:
+    """`checkpoint`, a Hugging Face directory, as a callable, through its graph in the runtime that `load` opens.
+
+    The graph computes in float64 where every weight is stored so, else in float32. The weights stay in place where they
+    can, with the graph beside them until it is loaded; they are copied where they are links or nothing can be written.
+    """
+    with _temporary_export(Path(checkpoint)) as path:
+        return Session(path, load(path))
+
+
+@contextmanager
+def _temporary_export(directory: Path) -> Iterator[Path]:
+    if {tensor.dtype for tensor in open_checkpoint(directory).tensors.values()} == {"F64"}:
+        with _copied_export(directory, "float64") as path:
+            yield path
+        return
+    beside = directory / f".{uuid4().hex}.onnx"
+    try:
+        export_onnx(directory, beside)
+    except ExportError:
+        with _copied_export(directory, "float32") as path:
+            yield path
+        return
+    try:
+        yield beside
+    finally:
+        beside.unlink()
+
+
+@contextmanager
+def _copied_export(directory: Path, dtype: str) -> Iterator[Path]:
+    # A runtime may still hold the copied weights when the directory goes; some systems then refuse to remove them.
+    with tempfile.TemporaryDirectory(prefix="refimpl-export-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(directory, path, weights="copy", dtype=dtype)
+        yield path
