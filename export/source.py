@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from export.errors import ExportError
 from refimpl.blueprint import Blueprint
@@ -17,14 +20,14 @@ from refimpl.weights import check_tensors
 Source = str | os.PathLike[str] | Model
 
 
-class Transformed(Mapping[str, Array]):
-    """`change(name, array)` of each array, computed when it is asked for and not kept."""
+class _Cast(Mapping[str, Array]):
+    """Each array in `dtype`, cast when it is asked for and not kept."""
 
-    def __init__(self, arrays: Mapping[str, Array], change: Callable[[str, Array], Array]) -> None:
-        self._arrays, self._change = arrays, change
+    def __init__(self, arrays: Mapping[str, Array], dtype: np.dtype[Any]) -> None:
+        self._arrays, self._dtype = arrays, dtype
 
     def __getitem__(self, name: str) -> Array:
-        return self._change(name, self._arrays[name])
+        return self._arrays[name].astype(self._dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -57,14 +60,9 @@ class Exported:
     arrays: Mapping[str, Array]
     checkpoint: Checkpoint | None
 
-    def specification(self, dtype: str, change: Callable[[str, Array], Array] = lambda _, array: array) -> Model:
-        """The model as NumPy computes it in `dtype`, one layer's weights in memory at a time.
-
-        change: what to make of each weight, given in `dtype`.
-        """
-        target = float_format(dtype)
-        weights = Transformed(self.arrays, lambda name, array: change(name, array.astype(target)))
-        return numpy_model(self.blueprint, weights, dtype)
+    def specification(self, dtype: str) -> Model:
+        """The model as NumPy computes it in `dtype`, with one layer's weights in memory at a time."""
+        return numpy_model(self.blueprint, _Cast(self.arrays, float_format(dtype)), dtype)
 
 
 def open_source(source: Source) -> Exported:

@@ -2,8 +2,8 @@
 
 The graph runs in onnxruntime on the calls that a decoder serves; the oracle is the specification in float64. What error the
 problem allows at the graph's format follows from two measurements: the error of the specification itself in that format,
-and the distance by which the oracle moves when every weight is rounded once more. The larger of them, doubled, is the
-budget, in the maximum and in the root mean square.
+and the distance by which the oracle moves when every value that enters or leaves a layer, weights included, is rounded once
+more, up or down. The largest of them, doubled, is the budget, in the maximum and in the root mean square.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
@@ -20,9 +19,11 @@ from export.errors import ExportError
 from export.runtimes import onnxruntime_run
 from export.session import Session, SessionCache
 from export.source import Exported
-from refimpl.numerics import COMPUTE_FORMATS, Array, float_format, unit_roundoff
+from refimpl.numerics import Array, unit_roundoff
+from refimpl.ops import NumpyOps, Ops, Wrapper
 
 BUDGET_FACTOR = 2.0
+PERTURBED_SAMPLES = 2
 LENGTH, PADDING = 12, 5
 SEED = 20260101
 
@@ -56,9 +57,9 @@ def verify_export(exported: Exported, path: Path, dtype: str) -> Verification:
     real = mask.astype(bool)
     oracle = _logits(exported, tokens, mask, "float64")
     floor = unit_roundoff(dtype) * np.abs(oracle[real]).max()
-    rehearsals = [_logits(exported, tokens, mask, "float64", roundoff=unit_roundoff(dtype))]
-    if dtype in COMPUTE_FORMATS and dtype != "float64":
-        rehearsals.append(_logits(exported, tokens, mask, dtype))
+    rehearsals = [_logits(exported, tokens, mask, dtype)] if dtype != "float64" else []
+    for sample in range(PERTURBED_SAMPLES):
+        rehearsals.append(_logits(exported, tokens, mask, "float64", _RoundedOnceMore(unit_roundoff(dtype), sample)))
     errors = [_errors(rehearsal[real], oracle[real]) for rehearsal in rehearsals]
     max_budget, rms_budget = (BUDGET_FACTOR * max(floor, *column) for column in zip(*errors, strict=True))
     checks = []
@@ -88,17 +89,29 @@ def _padded_tokens(vocab_size: int) -> tuple[Array, Array]:
     return tokens, mask
 
 
-def _logits(exported: Exported, tokens: Array, mask: Array, dtype: str, *, roundoff: float = 0.0) -> Array:
-    """The specification's logits in float64, with every weight moved by up to `roundoff` relative to itself."""
+def _logits(exported: Exported, tokens: Array, mask: Array, dtype: str, ops: Ops | None = None) -> Array:
+    """The specification's logits in `dtype`, as float64."""
+    model = exported.specification(dtype)
+    logits, _ = (model if ops is None else model.with_ops(ops))(tokens, attention_mask=mask)
+    return logits.astype(np.float64)
 
-    def move(name: str, weight: Array) -> Array:
-        if not roundoff:
-            return weight
-        noise = np.random.default_rng([SEED, crc32(name.encode())]).uniform(-roundoff, roundoff, weight.shape)
-        return weight * (1 + noise)
 
-    logits, _ = exported.specification(dtype, move)(tokens, attention_mask=mask)
-    return logits.astype(float_format("float64"))
+class _RoundedOnceMore(Wrapper):
+    """The specification with every weight, input and result of a function moved up or down by `roundoff`."""
+
+    def __init__(self, roundoff: float, sample: int) -> None:
+        super().__init__(NumpyOps())
+        self._roundoff = roundoff
+        self._generator = np.random.default_rng([SEED, sample])
+
+    def call(self, name: str, *values: Any, **options: Any) -> Any:
+        result = super().call(name, *map(self._move, values), **options)
+        return tuple(map(self._move, result)) if isinstance(result, tuple) else self._move(result)
+
+    def _move(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray) or value.dtype != np.float64:
+            return value
+        return value * (1 + self._roundoff * self._generator.choice((-1.0, 1.0), value.shape))
 
 
 def _calls(session: Session, tokens: Array, mask: Array, oracle: Array) -> Iterator[tuple[str, Array, Array]]:
