@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from refimpl import releases as release_files
 from refimpl.blueprint import Blueprint
 from refimpl.checkpoint import open_checkpoint
+from refimpl.checkpoint.json_object import read_object
 from refimpl.model import Model, numpy_model
 from refimpl.models import from_config
 from refimpl.weights import RandomWeights, StoredWeights
@@ -38,7 +38,7 @@ def read_config(source: Source) -> dict[str, Any]:
         if not path.is_file():
             raise ValueError(f"{path.parent}: no config.json in this directory")
     if path.is_file():
-        return _parse(path)
+        return read_object(path)
     if isinstance(source, str) and path.suffix != ".json":
         config = release_files.release(source)["config"]
         return dict(config)
@@ -70,13 +70,3 @@ def init(source: Source, seed: int = 0, dtype: str = "float32") -> Model:
     """A model with random weights of the right shapes, drawn when they are first used."""
     plan = blueprint(source)
     return numpy_model(plan, RandomWeights(plan, dtype, seed=seed), dtype)
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: holds a {type(values).__name__} but a configuration is an object")
-    return values

@@ -85,7 +85,9 @@ class Blueprint:
 
     def flops(self, context: int) -> int:
         """Floating-point operations to produce one token that sees `context` tokens (2 a multiply-add)."""
-        return sum(block.flops(context) for block in self.parts().values())
+        if not isinstance(context, (int, np.integer)) or context < 0:
+            raise ValueError(f"flops: context is {context!r} but needs a number of tokens, 0 or more")
+        return sum(block.flops(int(context)) for block in self.parts().values())
 
     def ropes(self) -> list[Rope]:
         """The distinct rotations that its layers use."""

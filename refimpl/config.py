@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from math import isfinite
 from typing import Any, TypeVar
 
+from refimpl.shapes import spell_bound
+
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 # Keys of any Hugging Face configuration that change no logit: bookkeeping, training, and the defaults of decoding.
 _HARMLESS = """
@@ -76,9 +80,18 @@ class Config:
 
     def positive(self, key: str) -> int:
         """A required integer of at least 1."""
-        value = self.require(key, int)
-        if value < 1:
-            raise ValueError(f"config: {key} is {value} but needs a positive integer")
+        return self.bounded(key, self.require(key, int), at_least=1)
+
+    def optional_positive(self, key: str, default: int | None = None) -> int | None:
+        """As `optional`, for an integer of at least 1."""
+        value = self.optional(key, int, default)
+        return None if value is None else self.bounded(key, value, at_least=1)
+
+    def bounded(self, key: str, value: N, *, at_least: float | None = None, above: float | None = None) -> N:
+        """`value` of `key`, which must be finite and inside its bounds."""
+        if not isfinite(value) or (at_least is not None and value < at_least) or (above is not None and value <= above):
+            need = "positive integer" if at_least == 1 else spell_bound(above=above, at_least=at_least)
+            raise ValueError(f"config: {key} is {value!r} but needs a {need}")
         return value
 
     def ignore(self, *keys: str) -> None:

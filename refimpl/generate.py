@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refimpl.model import Model
+from refimpl.model import Model, check_tokens
 from refimpl.numerics import Array
 
 Sampler = Callable[[Array], Array]
@@ -36,15 +36,15 @@ def generate(
     """
     if not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 0:
         raise ValueError(f"generate: max_new_tokens is {max_new_tokens!r} but needs a number, 0 or more")
-    sequence = np.asarray(tokens)
+    sequence = check_tokens(tokens, model.blueprint.vocab_size)
     mask = None if attention_mask is None else np.asarray(attention_mask)
     if mask is not None and mask.ndim == 2 and mask.shape[1] and not mask[:, -1].all():
         raise ValueError("generate: attention_mask has padding on the right, where the new tokens go; pad on the left")
-    ended = np.zeros(len(sequence) if sequence.ndim else 0, dtype=bool)
+    ended = np.zeros(len(sequence), dtype=bool)
     new, cache = sequence, None
     for _ in range(max_new_tokens):
         logits, cache = model(new, cache, attention_mask=mask)
-        chosen: Any = sampler(logits[:, -1])
+        chosen = _one_token_a_row(sampler(logits[:, -1]), len(sequence))
         if eos_token_id is not None:
             chosen = np.where(ended, eos_token_id, chosen)
             ended |= chosen == eos_token_id
@@ -53,3 +53,12 @@ def generate(
         if eos_token_id is not None and ended.all():
             break
     return sequence
+
+
+def _one_token_a_row(chosen: Any, rows: int) -> Array:
+    array = np.asarray(chosen)
+    if array.shape != (rows,) or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"generate: sampler returned shape {array.shape} and dtype {array.dtype} but must give integers ({rows},)"
+        )
+    return array

@@ -19,11 +19,12 @@ from refimpl.ops import NumpyOps, Ops, Traced
 class Cache:
     """What a model remembers of the tokens it has seen: the state of each layer and which tokens were real.
 
-    states: per layer its arrays, e.g. key and value [B, S, G, K]. attention_mask: 0/1 [B, S].
+    states: per layer its arrays, e.g. key and value [B, S, G, K]. attention_mask: 0/1 [B, S]. dtype: the model's.
     """
 
     states: list[State]
     attention_mask: Array
+    dtype: str
 
     def __len__(self) -> int:
         """How many tokens a row holds, padding included."""
@@ -63,7 +64,9 @@ class Model:
           still follows from their order).
         ValueError for a wrong shape or dtype, a token outside the vocabulary, or a mask that contradicts the cache.
         """
-        tokens = _tokens(tokens, self.blueprint.vocab_size)
+        tokens = check_tokens(tokens, self.blueprint.vocab_size)
+        if cache is not None:
+            self._check_cache(cache)
         mask = _mask(attention_mask, tokens, cache)
         order = token_order(mask)
         q_order = order[:, mask.shape[1] - tokens.shape[1] :]
@@ -78,7 +81,17 @@ class Model:
             states=None if cache is None else cache.states,
             angle_dtype=float_format(self.dtype, among=COMPUTE_FORMATS),
         )
-        return logits, Cache(states=states, attention_mask=mask)
+        return logits, Cache(states=states, attention_mask=mask, dtype=self.dtype)
+
+    def _check_cache(self, cache: Cache) -> None:
+        """The cache must come from a model of this depth and computing format."""
+        if not isinstance(cache, Cache):
+            raise ValueError(f"cache is a {type(cache).__name__} but needs the Cache that an earlier call returned")
+        layers = len(self.blueprint.layers)
+        if len(cache.states) != layers:
+            raise ValueError(f"the cache holds {len(cache.states)} layers but the model has {layers}")
+        if cache.dtype != self.dtype:
+            raise ValueError(f"the cache holds {cache.dtype} but the model computes in {self.dtype}")
 
     def trace(self, tokens: npt.ArrayLike, cache: Cache | None = None, **options: npt.ArrayLike | None) -> dict[str, Any]:
         """Every named intermediate value of a call, in order of computation, e.g. "layers.3.mixer.q_rope"."""
@@ -99,7 +112,8 @@ def numpy_model(blueprint: Blueprint, weights: Weights, dtype: str) -> Model:
     return Model(blueprint=blueprint, weights=weights, dtype=dtype, ops=NumpyOps())
 
 
-def _tokens(tokens: npt.ArrayLike, vocab_size: int) -> Array:
+def check_tokens(tokens: npt.ArrayLike, vocab_size: int) -> Array:
+    """`tokens` as int64 [B, T]. ValueError when they are no such array or lie outside the vocabulary."""
     array = np.asarray(tokens)
     if array.ndim != 2 or array.dtype.kind not in "iu" or array.size == 0:
         raise ValueError(

@@ -64,8 +64,12 @@ class LowPrecision(np.ndarray[Any, Any]):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         precision = precision_of(inputs, options)
-        result = getattr(ufunc, method)(*map(plain, inputs), **{key: plain(value) for key, value in options.items()})
-        return rounded(result, precision)
+        targets = options.pop("out", (None,))
+        result = rounded(getattr(ufunc, method)(*map(plain, inputs), **plain(options)), precision)
+        if targets[0] is None:
+            return result
+        plain(targets[0])[...] = plain(result)
+        return targets[0]
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         result = function(*plain(args), **plain(kwargs))

@@ -51,6 +51,8 @@ def check_floats(layer: str, **arrays: Any) -> None:
     for name, array in arrays.items():
         if array is None:
             continue
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{layer}: {name} is a {type(array).__name__} but needs a NumPy array")
         if not is_float(array.dtype) or array.dtype.itemsize < 4:
             raise ValueError(
                 f"{layer}: {name} has dtype {array.dtype} but needs float64 or float32 "
@@ -67,6 +69,30 @@ def check_integers(layer: str, **arrays: Any) -> None:
     for name, array in arrays.items():
         if array is not None and array.dtype.kind not in "iu":
             raise ValueError(f"{layer}: {name} has dtype {array.dtype} but needs integers")
+
+
+def check_numbers(layer: str, *, above: float | None = None, at_least: float | None = None, **numbers: Any) -> None:
+    """Require finite real numbers, each `above` or `at_least` a bound where one is given."""
+    for name, value in numbers.items():
+        fits = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool) and np.isfinite(value)
+        if not fits or (above is not None and value <= above) or (at_least is not None and value < at_least):
+            raise ValueError(f"{layer}: {name} is {value!r} but needs a {spell_bound(above=above, at_least=at_least)}")
+
+
+def spell_bound(*, above: float | None = None, at_least: float | None = None) -> str:
+    """What a number must be, in words."""
+    if above == 0:
+        return "positive number"
+    if above is not None:
+        return f"number above {above:g}"
+    return "finite number" if at_least is None else f"number of at least {at_least:g}"
+
+
+def check_counts(layer: str, **counts: Any) -> None:
+    """Require integers of at least 1."""
+    for name, value in counts.items():
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{layer}: {name} is {value!r} but needs a positive integer")
 
 
 def spell(pattern: str) -> str:

@@ -54,6 +54,8 @@ class RandomWeights(Mapping[str, Array]):
     def __init__(self, blueprint: Blueprint, dtype: str, *, seed: int) -> None:
         self._shapes = blueprint.parameters()
         self._dtype = float_format(dtype, among=COMPUTE_FORMATS)
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"seed is {seed!r} but needs an integer, 0 or more")
         self._seed = seed
         self._held: dict[str, Array] = {}
 

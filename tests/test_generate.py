@@ -89,7 +89,7 @@ class TestSampler:
     def test_greedy_takes_the_first_of_equals(self) -> None:
         assert greedy(np.array([[1.0, 3.0, 3.0], [0.0, 0.0, 0.0]])).tolist() == [1, 0]
 
-    @pytest.mark.parametrize("answer", [[0], np.array([0.5]), np.array([[1]]), np.array([1, 2, 3]), None])
+    @pytest.mark.parametrize("answer", [[0, 1], np.array([0.5]), np.array([[1]]), np.array([1, 2, 3]), None])
     def test_an_answer_that_is_not_one_token_a_row_is_one_sentence(self, answer) -> None:
         with pytest.raises(ValueError, match="sampler"):
             generate(MODEL, tokens(1, 3), 1, sampler=lambda logits: answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import loops
@@ -341,6 +342,16 @@ class TestTrace:
         close(values["layers.0.output"] - values["layers.0.mixer_residual"], values["layers.0.mlp.down_proj"])
         assert values["layers.0.mixer.k_rope"].shape == (2, 4, 2, 8)
 
+    def test_yarn_scales_the_frequencies_and_both_cos_and_sin(self) -> None:
+        scaling = {"rope_type": "yarn", "factor": 8.0, "attention_factor": 1.25, "original_max_position_embeddings": 16}
+        model = refimpl.init(qwen3(vocab_size=47, rope_scaling=scaling), dtype="float64")
+        values = model.trace(tokens(1, 4))
+        # 1000^(-6/8) turns 0.014 times in 16 tokens: divided by 8; position 0 has cos 1
+        np.testing.assert_allclose(values["rope.0.cos"][0, 0], 1.25)
+        np.testing.assert_allclose(values["rope.0.sin"][0, :, 3], [1.25 * math.sin(t * 1000**-0.75 / 8) for t in range(4)])
+        norms = [np.linalg.norm(values[f"layers.0.mixer.{name}"]) for name in ("q_norm", "q_rope", "k_norm", "k_rope")]
+        np.testing.assert_allclose([norms[1] / norms[0], norms[3] / norms[2]], 1.25)
+
     def test_continues_a_cache(self) -> None:
         whole = tokens(1, 5)
         _, cache = SHORT(whole[:, :4])
@@ -377,5 +388,5 @@ class TestWithOps:
 
     def test_a_cache_is_plain_data(self) -> None:
         _, cache = SHORT(tokens(1, 3))
-        same = Cache(states=cache.states, attention_mask=cache.attention_mask)
+        same = Cache(states=cache.states, attention_mask=cache.attention_mask, dtype=cache.dtype)
         np.testing.assert_array_equal(SHORT(tokens(1, 1), same)[0], SHORT(tokens(1, 1), cache)[0])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from refimpl.layers.mask import attention_mask
 from refimpl.numerics import Array, float32_inside
-from refimpl.shapes import check, check_floats
+from refimpl.shapes import check, check_counts, check_floats, check_numbers
 
 
 def attention(
@@ -55,7 +53,7 @@ def attention(
     Source: Vaswani et al., arXiv:1706.03762; Ainslie et al., arXiv:2305.13245 (groups); gpt-oss release (sinks);
       Gemma 2, arXiv:2408.00118 (softcap).
     """
-    q_order, k_order = _validated("attention", q, k, v, sinks, bias, q_order, k_order)
+    q_order, k_order, bias = _validated("attention", q, k, v, scale, sinks, bias, q_order, k_order)
     visible_BTS = attention_mask(q_order, k_order, causal=causal, window=window, chunk=chunk)
     logits_BHTS = attention_logits(q, k, scale=scale, softcap=softcap, bias=bias)
     weights_BHTS = masked_softmax(logits_BHTS, visible_BTS[:, None], sinks=sinks)
@@ -84,8 +82,7 @@ def soft_cap(x: Array, *, cap: float) -> Array:
     Source: Gemma 2, arXiv:2408.00118, section 2.
     """
     check_floats("soft_cap", x=x)
-    if not cap > 0:
-        raise ValueError(f"soft_cap: cap is {cap!r} but needs a positive number (None for no cap)")
+    check_numbers("soft_cap", cap=cap, above=0)
     return np.tanh(x / x.dtype.type(cap)) * x.dtype.type(cap)
 
 
@@ -111,7 +108,22 @@ def mix_values(weights: Array, v: Array) -> Array:
     return mixed_BGtJ.reshape(B, H, T, J).transpose(0, 2, 1, 3)
 
 
-def attention_online(q: Array, k: Array, v: Array, *, scale: float, block: int = 16, **options: Any) -> Array:
+def attention_online(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    block: int = 16,
+    causal: bool = True,
+    window: int | None = None,
+    chunk: int | None = None,
+    softcap: float | None = None,
+    sinks: Array | None = None,
+    bias: Array | None = None,
+    q_order: Array | None = None,
+    k_order: Array | None = None,
+) -> Array:
     """`attention` in one pass over blocks of keys, with a running maximum and a running denominator.
 
     For each block b:  m' = max(m, max l_b);  y = y e^(m - m') + e^(l_b - m') v_b;  d = d e^(m - m') + sum e^(l_b - m')
@@ -121,20 +133,17 @@ def attention_online(q: Array, k: Array, v: Array, *, scale: float, block: int =
     Rules: R9  equals `attention` for every block size.
     Source: Milakov and Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135, algorithm 1.
     """
-    sinks, bias = options.get("sinks"), options.get("bias")
-    q_order, k_order = _validated("attention_online", q, k, v, sinks, bias, options.get("q_order"), options.get("k_order"))
-    if not block > 0:
-        raise ValueError(f"attention_online: block is {block!r} but needs a positive integer")
-    masking = {key: options[key] for key in ("causal", "window", "chunk") if key in options}
+    q_order, k_order, bias = _validated("attention_online", q, k, v, scale, sinks, bias, q_order, k_order)
+    check_counts("attention_online", block=block)
     B, T, H, _ = q.shape
     top = np.full((B, H, T, 1), -np.inf, dtype=q.dtype)
     total = np.zeros((B, H, T, 1), dtype=q.dtype)
     y_BTHJ = np.zeros((B, T, H, v.shape[3]), dtype=q.dtype)
     for start in range(0, k.shape[1], block):
         keys = slice(start, start + block)
-        visible = attention_mask(q_order, k_order[:, keys], **masking)[:, None]
-        block_bias = None if bias is None else bias[..., keys] if bias.shape[-1] > 1 else bias
-        logits = attention_logits(q, k[:, keys], scale=scale, softcap=options.get("softcap"), bias=block_bias)
+        visible = attention_mask(q_order, k_order[:, keys], causal=causal, window=window, chunk=chunk)[:, None]
+        block_bias = None if bias is None else bias[..., keys]
+        logits = attention_logits(q, k[:, keys], scale=scale, softcap=softcap, bias=block_bias)
         masked = np.where(visible, logits, -np.inf)
         new_top = np.maximum(top, masked.max(axis=-1, keepdims=True))
         weights = np.exp(masked - _finite(new_top))
@@ -160,11 +169,13 @@ def _validated(
     q: Array,
     k: Array,
     v: Array,
+    scale: float,
     sinks: Array | None,
     bias: Array | None,
     q_order: Array | None,
     k_order: Array | None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array | None]:
+    """The places, by default those of the last T of S, and the bias as [B, H, T, S]."""
     sizes = check(
         layer,
         q=(q, "BTHK"),
@@ -175,13 +186,18 @@ def _validated(
         k_order=(k_order, "BS"),
     )
     check_floats(layer, q=q, k=k, v=v, sinks=sinks, bias=bias)
+    check_numbers(layer, scale=scale)
     B, T, H, S, G = (sizes[letter] for letter in "BTHSG")
     if G == 0 or H % G:
         raise ValueError(f"{layer}: q has {H} heads and k has {G}, but query heads must be a multiple of key heads")
-    if bias is not None and np.broadcast_shapes(bias.shape, (B, H, T, S)) != (B, H, T, S):
-        raise ValueError(f"{layer}: bias has shape {bias.shape} but needs one broadcastable to {(B, H, T, S)}")
+    if bias is not None:
+        try:
+            bias = np.broadcast_to(bias, (B, H, T, S))
+        except ValueError:
+            message = f"{layer}: bias has shape {bias.shape} but needs one broadcastable to {(B, H, T, S)}"
+            raise ValueError(message) from None
     if (q_order is None or k_order is None) and T > S:
         raise ValueError(f"{layer}: {T} queries but {S} keys: without q_order and k_order the queries are the last keys")
     default_k = np.broadcast_to(np.arange(S), (B, S))
     default_q = np.broadcast_to(np.arange(S - T, S), (B, T))
-    return default_q if q_order is None else q_order, default_k if k_order is None else k_order
+    return (default_q if q_order is None else q_order, default_k if k_order is None else k_order, bias)

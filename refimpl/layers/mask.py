@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.numerics import Array
-from refimpl.shapes import check, check_integers
+from refimpl.shapes import check, check_counts, check_integers
 
 
 def padding_mask(q_order: Array, k_order: Array) -> Array:
@@ -49,7 +49,7 @@ def sliding_window_mask(q_order: Array, k_order: Array, *, window: int) -> Array
       R2  a window of at least the length changes nothing.
     Pitfalls: window + 1 keys (swa-window-plus-one-fa, swa-window-plus-one-bridge, swa-mask-vs-rotating-cache-mismatch).
     """
-    _positive("sliding_window_mask", "window", window)
+    check_counts("sliding_window_mask", window=window)
     q_BT1, k_B1S = _broadcast("sliding_window_mask", q_order, k_order)
     return (k_B1S <= q_BT1) & (k_B1S > q_BT1 - window)
 
@@ -64,7 +64,7 @@ def chunked_mask(q_order: Array, k_order: Array, *, chunk: int) -> Array:
     Pitfalls: chunks of columns, padding included (chunked-mask-left-padding); mixing a truncated cache with absolute
       columns (chunked-mask-cumulative-vs-truncated).
     """
-    _positive("chunked_mask", "chunk", chunk)
+    check_counts("chunked_mask", chunk=chunk)
     q_BT1, k_B1S = _broadcast("chunked_mask", q_order, k_order)
     return (k_B1S <= q_BT1) & (k_B1S // chunk == q_BT1 // chunk)
 
@@ -92,9 +92,5 @@ def attention_mask(
 def _broadcast(layer: str, q_order: Array, k_order: Array) -> tuple[Array, Array]:
     check(layer, q_order=(q_order, "BT"), k_order=(k_order, "BS"))
     check_integers(layer, q_order=q_order, k_order=k_order)
-    return q_order[:, :, None], k_order[:, None, :]
-
-
-def _positive(layer: str, name: str, value: int) -> None:
-    if not (isinstance(value, (int, np.integer)) and value > 0):
-        raise ValueError(f"{layer}: {name} is {value!r} but needs a positive integer (None for no {name})")
+    # Signed, so that a difference of places cannot wrap around.
+    return q_order[:, :, None].astype(np.int64), k_order[:, None, :].astype(np.int64)

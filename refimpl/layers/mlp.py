@@ -62,7 +62,8 @@ def gelu(x: Array, *, approximate: str = "none") -> Array:
     if approximate == "none":
         return half * x * (1 + _erf(x / math.sqrt(2)).astype(x.dtype))
     if approximate == "tanh":
-        return half * x * (1 + np.tanh(x.dtype.type(math.sqrt(2 / math.pi)) * (x + x.dtype.type(0.044715) * x**3)))
+        with np.errstate(over="ignore"):  # x³ = ±inf gives the right limit, tanh = ±1
+            return half * x * (1 + np.tanh(x.dtype.type(math.sqrt(2 / math.pi)) * (x + x.dtype.type(0.044715) * x**3)))
     raise ValueError(f"gelu: approximate is {approximate!r} but must be 'none' or 'tanh'")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.numerics import Array, float32_inside
-from refimpl.shapes import check, check_floats
+from refimpl.shapes import check, check_floats, check_numbers
 
 
 def rms_norm(x: Array, weight: Array | None = None, *, eps: float, zero_centred: bool = False) -> Array:
@@ -30,6 +30,7 @@ def rms_norm(x: Array, weight: Array | None = None, *, eps: float, zero_centred:
     """
     check("rms_norm", x=(x, "...D"), weight=(weight, "D"))
     check_floats("rms_norm", x=x, weight=weight)
+    check_numbers("rms_norm", eps=eps, at_least=0)
     if weight is None:
         return _unit_rms(x, eps)
     if zero_centred:
@@ -65,6 +66,7 @@ def layer_norm(x: Array, weight: Array, bias: Array | None = None, *, eps: float
     """
     check("layer_norm", x=(x, "...D"), weight=(weight, "D"), bias=(bias, "D"))
     check_floats("layer_norm", x=x, weight=weight, bias=bias)
+    check_numbers("layer_norm", eps=eps, at_least=0)
     centred = x - np.mean(x, axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)
     y = centred / np.sqrt(variance + x.dtype.type(eps)) * weight
@@ -88,4 +90,5 @@ def l2_norm(x: Array, *, eps: float) -> Array:
     """
     check("l2_norm", x=(x, "...D"))
     check_floats("l2_norm", x=x)
+    check_numbers("l2_norm", eps=eps, at_least=0)
     return x / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) + x.dtype.type(eps))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refimpl.numerics import Array
-from refimpl.shapes import check, check_floats, check_integers
+from refimpl.shapes import check, check_counts, check_floats, check_integers, check_numbers
 
 
 def rope_frequencies(rotary_dim: int, *, theta: float, dtype: npt.DTypeLike = np.float64) -> Array:
@@ -28,8 +28,7 @@ def rope_frequencies(rotary_dim: int, *, theta: float, dtype: npt.DTypeLike = np
     """
     if not (isinstance(rotary_dim, (int, np.integer)) and rotary_dim > 0 and rotary_dim % 2 == 0):
         raise ValueError(f"rope_frequencies: rotary_dim is {rotary_dim!r} but needs a positive even integer")
-    if not theta > 0:
-        raise ValueError(f"rope_frequencies: theta is {theta!r} but needs a positive number")
+    check_numbers("rope_frequencies", theta=theta, above=0)
     exponents = np.arange(0, rotary_dim, 2, dtype=dtype) / rotary_dim
     return 1 / float(theta) ** exponents
 
@@ -43,7 +42,8 @@ def linear_rope_frequencies(rotary_dim: int, *, theta: float, factor: float, dty
     Rules: R1  dividing frequencies is the same as dividing positions.
     Source: Chen et al., arXiv:2306.15595; Gemma 3 (global layers).
     """
-    return rope_frequencies(rotary_dim, theta=theta, dtype=dtype) / factor
+    check_numbers("linear_rope_frequencies", factor=factor, above=0)
+    return rope_frequencies(rotary_dim, theta=theta, dtype=dtype) / float(factor)
 
 
 def llama3_rope_frequencies(
@@ -72,6 +72,9 @@ def llama3_rope_frequencies(
       linear in the wavelength (llama3-smooth-on-wavelength).
     Source: Llama 3.1 release, `apply_scaling`.
     """
+    check_numbers("llama3_rope_frequencies", factor=factor, above=0)
+    check_numbers("llama3_rope_frequencies", low_freq_factor=low_freq_factor, high_freq_factor=high_freq_factor, above=0)
+    check_counts("llama3_rope_frequencies", original_max_position_embeddings=original_max_position_embeddings)
     frequencies = rope_frequencies(rotary_dim, theta=theta, dtype=dtype)
     turns = original_max_position_embeddings * frequencies / (2 * math.pi)
     band = high_freq_factor - low_freq_factor
@@ -109,6 +112,9 @@ def yarn_rope_frequencies(
       (yarn-zero-low-boundary-rejected). The companion factor on cos and sin is `yarn_attention_factor`.
     Source: Peng et al., arXiv:2309.00071, section 3.2; gpt-oss (no truncation).
     """
+    check_numbers("yarn_rope_frequencies", factor=factor, beta_fast=beta_fast, beta_slow=beta_slow, above=0)
+    check_numbers("yarn_rope_frequencies", theta=theta, above=1)
+    check_counts("yarn_rope_frequencies", original_max_position_embeddings=original_max_position_embeddings)
     frequencies = rope_frequencies(rotary_dim, theta=theta, dtype=dtype)
 
     def dimension_of(turns: float) -> float:
@@ -234,5 +240,7 @@ def token_order(attention_mask: Array) -> Array:
     Rules: R1  padding may stand anywhere: left, right or between.
     """
     check("token_order", attention_mask=(attention_mask, "BS"))
+    if attention_mask.dtype.kind not in "biu" or not np.isin(attention_mask, (0, 1)).all():
+        raise ValueError(f"token_order: attention_mask has dtype {attention_mask.dtype} or other values but needs 0/1")
     mask: Any = attention_mask.astype(np.int64)
     return np.where(mask == 1, np.cumsum(mask, axis=1) - 1, -1)

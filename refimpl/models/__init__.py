@@ -25,8 +25,10 @@ def reader(values: Mapping[str, Any]) -> Callable[[Config], Blueprint]:
     name = values.get("model_type")
     if name is None:
         raise ValueError("config: key 'model_type' is missing; it names the architecture")
+    if not isinstance(name, str):
+        raise ValueError(f"config: unknown architecture {name!r}; known are {', '.join(sorted(ARCHITECTURES))}")
     if name not in ARCHITECTURES:
-        near = get_close_matches(str(name), list(ARCHITECTURES), n=1)
+        near = get_close_matches(name, list(ARCHITECTURES), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(ARCHITECTURES))}"
         raise ValueError(f"config: unknown architecture {name!r}{hint}")
     return ARCHITECTURES[name]

@@ -29,10 +29,21 @@ PARTS = {"embedding": "model.embed_tokens", "final_norm": "model.norm", "head": 
 def head_counts(config: Config) -> tuple[int, int]:
     """Query heads and key/value heads; the latter must divide the former."""
     heads = config.positive("num_attention_heads")
-    kv_heads = config.optional("num_key_value_heads", int, heads) or heads
+    kv_heads = config.optional_positive("num_key_value_heads", heads) or heads
     if heads % kv_heads:
         raise ValueError(f"config: num_attention_heads is {heads}, which num_key_value_heads = {kv_heads} does not divide")
     return heads, kv_heads
+
+
+def norm_eps(config: Config) -> float:
+    """`rms_norm_eps`, 0 or more."""
+    return config.bounded("rms_norm_eps", config.take("rms_norm_eps", float, 1e-6), at_least=0)
+
+
+def layer_types(config: Config, derived: list[str]) -> list[str]:
+    """The configured kinds of the layers, or the derived ones where the key is absent or null."""
+    configured = config.optional("layer_types", list)
+    return derived if configured is None else configured
 
 
 def windows(config: Config, layer_types: Sequence[str], sliding_window: int | None) -> list[int | None]:
@@ -40,7 +51,7 @@ def windows(config: Config, layer_types: Sequence[str], sliding_window: int | No
     count = config.positive("num_hidden_layers")
     if len(layer_types) != count:
         raise ValueError(f"config: layer_types has {len(layer_types)} entries but num_hidden_layers is {count}")
-    unknown = sorted(set(layer_types) - {"full_attention", "sliding_attention"})
+    unknown = [kind for kind in layer_types if kind not in ("full_attention", "sliding_attention")]
     if unknown:
         raise ValueError(
             f"config: layer_types has {unknown[0]!r} but {config.name!r} supports full_attention, sliding_attention"
@@ -54,7 +65,7 @@ def assemble(config: Config, mixers: Sequence[Attention], *, mlp_bias: bool, tie
     """The blueprint around the token mixers: RMSNorm before each branch, gated MLPs, final norm, head."""
     hidden_size = config.positive("hidden_size")
     vocab_size = config.positive("vocab_size")
-    norm = RMSNorm(size=hidden_size, eps=config.take("rms_norm_eps", float, 1e-6))
+    norm = RMSNorm(size=hidden_size, eps=norm_eps(config))
     mlp = GatedMLP(
         hidden_size=hidden_size,
         intermediate_size=config.positive("intermediate_size"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from refimpl.blocks import Attention, RMSNorm
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
-from refimpl.models.llama_like import assemble, head_counts, windows
+from refimpl.models.llama_like import assemble, head_counts, layer_types, norm_eps, windows
 from refimpl.models.rope_config import read_rope
 
 
@@ -23,10 +23,10 @@ def qwen3(config: Config) -> Blueprint:
     """
     count = config.positive("num_hidden_layers")
     heads, kv_heads = head_counts(config)
-    head_dim = config.take("head_dim", int, 128)
+    head_dim = config.bounded("head_dim", config.take("head_dim", int, 128), at_least=1)
     rope = read_rope(config, head_dim=head_dim, default_theta=1e4)
     bias = config.take("attention_bias", bool, False)
-    eps = config.take("rms_norm_eps", float, 1e-6)
+    eps = norm_eps(config)
     mixers = [
         Attention(
             hidden_size=config.positive("hidden_size"),
@@ -46,11 +46,11 @@ def qwen3(config: Config) -> Blueprint:
 
 
 def _windows(config: Config, count: int) -> list[int | None]:
-    sliding_window = config.optional("sliding_window", int, 4096)
+    sliding_window = config.optional_positive("sliding_window", 4096)
     if not config.take("use_sliding_window", bool, False):
         sliding_window = None
     first = config.take("max_window_layers", int, 28)
     derived = [
         "sliding_attention" if sliding_window is not None and index >= first else "full_attention" for index in range(count)
     ]
-    return windows(config, config.optional("layer_types", list) or derived, sliding_window)
+    return windows(config, layer_types(config, derived), sliding_window)

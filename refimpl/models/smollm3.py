@@ -10,7 +10,7 @@ from __future__ import annotations
 from refimpl.blocks import Attention
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
-from refimpl.models.llama_like import assemble, head_counts, windows
+from refimpl.models.llama_like import assemble, head_counts, layer_types, windows
 from refimpl.models.rope_config import read_rope
 
 
@@ -25,13 +25,13 @@ def smollm3(config: Config) -> Blueprint:
     count = config.positive("num_hidden_layers")
     heads, kv_heads = head_counts(config)
     hidden_size = config.positive("hidden_size")
-    head_dim = config.optional("head_dim", int) or hidden_size // heads
+    head_dim = config.optional_positive("head_dim") or hidden_size // heads
     rope = read_rope(config, head_dim=head_dim, default_theta=2e6)
     has_rope = _has_rope(config, count)
-    sliding_window = config.optional("sliding_window", int)
+    sliding_window = config.optional_positive("sliding_window")
     slides = config.take("use_sliding_window", bool, False) and sliding_window is not None
     derived = ["sliding_attention" if slides and not rotated else "full_attention" for rotated in has_rope]
-    layer_windows = windows(config, config.optional("layer_types", list) or derived, sliding_window)
+    layer_windows = windows(config, layer_types(config, derived), sliding_window)
     bias = config.take("attention_bias", bool, False)
     mixers = [
         Attention(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from difflib import get_close_matches
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +14,6 @@ def names() -> list[str]:
     return sorted(stem.removesuffix(".json").replace("--", "/") for stem in stems)
 
 
-@cache
 def release(name: str) -> dict[str, Any]:
     """What is known of a release: `config` as published, `parameters` (total, active), `source`, `notes`."""
     if name not in names():

@@ -151,6 +151,14 @@ class TestAttention:
         shuffled = attention(q, k[:, permutation], v[:, permutation], scale=1.0, **order, **masking)
         np.testing.assert_allclose(shuffled, attention(q, k, v, scale=1.0, **masking), rtol=1e-12)
 
+    @pytest.mark.parametrize("function", [attention, attention_online])
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    def test_r7_a_sink_far_above_the_scores_takes_all_the_weight_without_overflow(self, function, dtype: str) -> None:
+        qkv = (x.astype(dtype) for x in arrays(1, 2, 3, 1, 1, 4, 4))
+        with np.errstate(over="raise", invalid="raise"):
+            y = function(*qkv, scale=1.0, sinks=np.array([2000.0], dtype))
+        np.testing.assert_array_equal(y, 0)
+
     def test_huge_logits_do_not_overflow(self) -> None:
         q, k, v = arrays(1, 3, 3, 1, 1, 4, 4)
         for dtype in ("float64", "float32"):

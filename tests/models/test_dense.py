@@ -267,9 +267,8 @@ class TestSmolLM3:
         assert {(m.head_dim, m.scale, m.rope.rotary_dim) for m in mixers(smollm3()) if m.rope} == {(6, 6**-0.5, 6)}
         assert {(m.head_dim, m.scale) for m in mixers(smollm3(head_dim=16))} == {(16, 0.25)}
 
-    def test_heads_that_do_not_divide_the_hidden_size_need_head_dim(self) -> None:
-        with pytest.raises(ValueError, match=r"config: .*hidden_size.*25"):
-            refimpl.blueprint(smollm3(hidden_size=25))
+    def test_a_hidden_size_that_heads_do_not_divide_is_rounded_down(self) -> None:
+        assert {mixer.head_dim for mixer in mixers(smollm3(hidden_size=25))} == {25 // smollm3()["num_attention_heads"]}
 
     def test_there_is_no_qk_norm(self) -> None:
         assert {mixer.qk_norm for mixer in mixers(smollm3())} == {None}

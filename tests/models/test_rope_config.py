@@ -16,7 +16,7 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "origi
 
 def read(**values: object) -> Rope:
     config = Config({"model_type": "toy", **values})
-    rope = read_rope(config, head_dim=64, default_theta=1e4)
+    rope = read_rope(config, head_dim=64, default_theta=1e4, partial=True)
     config.finish()
     return rope
 
@@ -56,10 +56,24 @@ class TestPartial:
     def test_the_rotated_width_is_a_share_of_the_head(self, values: dict) -> None:
         assert read(**values).rotary_dim == 32
 
-    @pytest.mark.parametrize("factor", [0.0, -0.5, 1.5, 0.05])
-    def test_a_share_that_leaves_no_even_width_is_an_error(self, factor: float) -> None:
+    @pytest.mark.parametrize("factor", [0.0, -0.5, 1.5])
+    def test_a_share_must_lie_between_none_and_all(self, factor: float) -> None:
         with pytest.raises(ValueError, match=r"config: partial_rotary_factor is .* but"):
             read(partial_rotary_factor=factor)
+
+    @pytest.mark.parametrize("factor", [0.05, 0.01])
+    def test_a_share_that_leaves_no_pairs_is_an_error(self, factor: float) -> None:
+        with pytest.raises(ValueError, match=rf"^config: {int(64 * factor)} of 64 entries of a head .* go in pairs$"):
+            read(partial_rotary_factor=factor)
+
+    def test_an_architecture_that_rotates_whole_heads_says_so(self) -> None:
+        config = Config({"model_type": "toy", "partial_rotary_factor": 0.5})
+        with pytest.raises(ValueError, match=r"^config: partial_rotary_factor is 0.5 but 'toy' rotates whole heads$"):
+            read_rope(config, head_dim=64, default_theta=1e4)
+
+    def test_two_shares_that_contradict_are_an_error(self) -> None:
+        with pytest.raises(ValueError, match=r"^config: partial_rotary_factor is 0.5 at the top level but 0.25 among"):
+            read(partial_rotary_factor=0.5, rope_parameters={"partial_rotary_factor": 0.25})
 
 
 class TestScaling:
@@ -96,9 +110,9 @@ class TestScaling:
         ):
             read(rope_scaling={"rope_type": kind, "factor": 2.0})
 
-    @pytest.mark.parametrize("values", [{"rope_type": None}, {"rope_type": 3}])
+    @pytest.mark.parametrize("values", [{"rope_type": 3}, {"type": ["yarn"]}])
     def test_a_type_that_is_no_string_is_one_sentence(self, values: dict) -> None:
-        with pytest.raises(ValueError, match=r"^config: rope_type is .* but needs a str$"):
+        with pytest.raises(ValueError, match=r"^config: (rope_)?type is .* but needs a str$"):
             read(rope_scaling=values)
 
     @pytest.mark.parametrize("missing", ["factor", "low_freq_factor", "high_freq_factor"])

@@ -1,0 +1,32 @@
+"""Golden layers: which of the suite's cases are stored, and how a stored one is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from conformance import Case, cases
+from refimpl.layers import VOCABULARY
+from refimpl.numerics import Array
+
+
+def golden_cases() -> list[Case]:
+    """The hand-picked layer cases whose numbers are float64 or integers."""
+    return cases(dtypes=("float64",), levels=("layer",), max_examples=0)
+
+
+def split(case: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays and the other arguments of a case, by name."""
+    everything = {**case.inputs.arguments, **case.inputs.options}
+    arrays = {name: value for name, value in everything.items() if isinstance(value, np.ndarray)}
+    return arrays, {name: value for name, value in everything.items() if name not in arrays}
+
+
+def evaluate(function: str, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> dict[str, Array]:
+    """The specification's results: `out` of a layer, or `out.0`, `out.1` of one that returns two."""
+    result = VOCABULARY[function](**arrays, **options)
+    if isinstance(result, tuple):
+        return {f"out.{index}": array for index, array in enumerate(result)}
+    return {"out": result}

@@ -1,0 +1,79 @@
+"""The card of a model: what `refimpl show` prints, from the blueprint alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from refimpl.blocks import MLP, Attention, GatedMLP, Layer, Rope, Yarn
+from refimpl.blueprint import Blueprint
+
+CACHE_FORMAT = "bfloat16"
+CONTEXT = 4096
+
+
+def card(blueprint: Blueprint) -> dict[str, Any]:
+    """Facts of a model by name, in the order in which they are read; numbers are plain and in base units."""
+    first = blueprint.layers[0]
+    return {
+        "architecture": blueprint.architecture,
+        "parameters": blueprint.num_parameters(),
+        "active parameters": blueprint.num_active_parameters(),
+        "layers": len(blueprint.layers),
+        "hidden size": blueprint.hidden_size,
+        "vocabulary": blueprint.vocab_size,
+        "head": "tied to the embedding" if blueprint.head.tied else "its own matrix",
+        "layer plan": plan(blueprint.layers),
+        "norm placement": ", ".join(name.replace("_", " ") for name in first.parts() if name.endswith("norm")),
+        "cache bytes a token": blueprint.cache_bytes(1, CACHE_FORMAT),
+        f"cache bytes at {CONTEXT} tokens": blueprint.cache_bytes(CONTEXT, CACHE_FORMAT),
+        f"FLOPs a token at {CONTEXT} tokens": blueprint.flops(CONTEXT),
+    }
+
+
+def plan(layers: Sequence[Layer]) -> list[str]:
+    """One line for each kind of layer, with the layers that are of it: "layers 0-2, 4-6: attention ..."."""
+    members: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        members.setdefault(describe_layer(layer), []).append(index)
+    return [f"layers {_spans(indices)}: {text}" for text, indices in members.items()]
+
+
+def describe_layer(layer: Layer) -> str:
+    """One line about a layer's mixers."""
+    return f"{_mixer(layer.mixer)}; {_mlp(layer.mlp)}"
+
+
+def _mixer(mixer: Any) -> str:
+    if not isinstance(mixer, Attention):
+        return type(mixer).__name__
+    parts = [f"attention {mixer.heads} heads of {mixer.head_dim} on {mixer.kv_heads}", _rope(mixer.rope)]
+    parts += [f"window {mixer.window}"] if mixer.window else []
+    parts += ["QK-norm"] if mixer.qk_norm else []
+    parts += ["biases"] if mixer.qkv_bias or mixer.output_bias else []
+    return ", ".join(parts)
+
+
+def _rope(rope: Rope | None) -> str:
+    if rope is None:
+        return "no positions (NoPE)"
+    scaling = "" if rope.scaling is None else f" {type(rope.scaling).__name__} x{rope.scaling.factor:g}"
+    factor = f" cos·{rope.attention_factor:.4g}" if isinstance(rope.scaling, Yarn) else ""
+    return f"RoPE {rope.rotary_dim} of base {rope.theta:g}{scaling}{factor}"
+
+
+def _mlp(mlp: Any) -> str:
+    match mlp:
+        case GatedMLP():
+            return f"gated MLP {mlp.intermediate_size} ({mlp.activation})" + (", biases" if mlp.bias else "")
+        case MLP():
+            return f"MLP {mlp.intermediate_size} ({mlp.activation})" + (", biases" if mlp.bias else "")
+    return type(mlp).__name__
+
+
+def _spans(indices: Sequence[int]) -> str:
+    """0, 1, 2, 4 as "0-2, 4"."""
+    runs = groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0])
+    ends = [(run[0][1], run[-1][1]) for run in (list(group) for _, group in runs)]
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)

@@ -1,0 +1,181 @@
+"""`refimpl conform` and what goes with it: run the suite, reproduce one case, start an adapter."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from refimpl.commands.output import console, print_json
+
+_DTYPE_HELP = "float64, float32, bfloat16, float16 or all; may be repeated. Default: those that the backend claims."
+
+
+@click.command()
+@click.argument("backend")
+@click.option("-k", "expression", metavar="EXPR", help="Only cases whose id matches: parts of ids, and, or, not.")
+@click.option("--level", metavar="LEVEL", help="layer, block, model or law. Default: all.")
+@click.option("--dtype", "dtypes", multiple=True, metavar="DTYPE", help=_DTYPE_HELP)
+@click.option("--max-examples", type=click.IntRange(min=0), help="Drawn cases a layer and dtype.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Where the drawing starts.")
+@click.option("--xfails-file", type=click.Path(path_type=Path), help="Known failures: lines of `glob  # reason  url`.")
+@click.option("--min-cases", type=click.IntRange(min=0), help="Status 5 when fewer ran. Default: one a covered layer.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it and nothing else.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write the report as JUnit XML.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the report as one HTML page.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the totals alone.")
+def conform(
+    backend: str,
+    expression: str | None,
+    level: str | None,
+    dtypes: tuple[str, ...],
+    max_examples: int | None,
+    seed: int,
+    xfails_file: Path | None,
+    min_cases: int | None,
+    json_file: str | None,
+    junit: Path | None,
+    html: Path | None,
+    quiet: bool,
+) -> int:
+    """Run the suite against BACKEND.
+
+    BACKEND is a built-in name (`refimpl list backends`), an installed entry point, path/to/adapter.py[:attribute] or a
+    module. Status 0: it conforms; 1: it does not; 5: too little ran.
+    """
+    from conformance import run
+    from conformance.text import failure_text, summary_table, totals_text
+
+    progress = Bar() if json_file != "-" and not quiet else None
+    examples = {} if max_examples is None else {"max_examples": max_examples}
+    report = run(
+        backend,
+        k=expression,
+        level=level,
+        dtype=_dtypes(dtypes),
+        seed=seed,
+        xfails_file=xfails_file,
+        min_cases=min_cases,
+        progress=progress,
+        **examples,
+    )
+    for write, target in ((report.to_junit, junit), (report.to_html, html)):
+        if target is not None:
+            write(target)
+    if json_file is not None and json_file != "-":
+        report.to_json(json_file)
+    if json_file == "-":
+        click.echo(report.to_json())
+        return int(report.exit_code)
+    if not quiet:
+        for result in report.failures():
+            click.echo(failure_text(result, backend) + "\n")
+        console().print(summary_table(report))
+    for result in report.unexpected_passes():
+        click.echo(f"passes though the xfails file lists it: {result.id}")
+    if report.too_few:
+        click.echo(report.too_few)
+    click.echo(totals_text(report))
+    return int(report.exit_code)
+
+
+@click.command()
+@click.argument("case_id")
+@click.option("--backend", required=True, help="As for `refimpl conform`.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def reproduce(case_id: str, backend: str, as_json: bool) -> int:
+    """Ask BACKEND one case again, by the id that a failure printed."""
+    import conformance
+    from conformance.text import failure_text
+
+    _, result = conformance.reproduce(case_id, backend)
+    if as_json:
+        print_json(result.record())
+    elif result.failed:
+        click.echo(failure_text(result, backend))
+    else:
+        share = "" if result.judgement.share is None else f", {result.judgement.share:.0%} of the budget used"
+        reason = f": {result.judgement.sentence}" if result.judgement.sentence else ""
+        click.echo(f"{result.verdict}  {result.id}{share}{reason}")
+    return int(result.failed)
+
+
+@click.command("new-backend")
+@click.argument("name")
+def new_backend(name: str) -> None:
+    """Write NAME.py, a working adapter to start from."""
+    if not name.isidentifier():
+        raise click.UsageError(f"NAME is {name!r} but needs to be a Python identifier, which the file is called after")
+    path = Path(f"{name}.py")
+    if path.exists():
+        raise click.UsageError(f"{path} exists and is left as it is")
+    path.write_text(_ADAPTER.format(name=name), encoding="utf-8")
+    click.echo(f"{path} written; now: refimpl conform {path}")
+
+
+class Bar:
+    """One live line on standard error: cases, failures, time to go. Nothing where that is no terminal, or CI is set."""
+
+    def __init__(self) -> None:
+        quiet = not sys.stderr.isatty() or "CI" in os.environ
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet)
+        self._failed = 0
+
+    def start(self, total: int) -> None:
+        self._progress.start()
+        self._task = self._progress.add_task("running", total=total)
+
+    def advance(self, result: Any) -> None:
+        self._failed += result.failed
+        label = f"{self._failed} failed" if self._failed else "running"
+        self._progress.update(self._task, advance=1, description=label)
+
+    def finish(self) -> None:
+        self._progress.stop()
+
+
+def _dtypes(given: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    if not given:
+        return None
+    return "all" if "all" in given else given
+
+
+_ADAPTER = '''"""A backend for the conformance suite: replace the bodies by calls of your own implementation.
+
+    refimpl conform {name}.py
+
+Functions have the names and signatures of `refimpl.layers` (`refimpl list layers`) and take and return NumPy arrays in the
+tested dtype; options at their default value are not passed. Leave out what you do not have. Raise NotImplementedError with
+the reason for an option that you do not support.
+"""
+
+import numpy as np
+
+name = "{name}"
+version = "0"
+dtypes = ("float32",)  # also: "float64", "bfloat16" and "float16" (ml_dtypes arrays)
+
+
+def rms_norm(x, weight=None, *, eps, zero_centred=False):
+    if zero_centred:
+        raise NotImplementedError("no zero-centred weights")
+    y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + x.dtype.type(eps))
+    return y if weight is None else y * weight
+
+
+def swiglu(gate, up):
+    with np.errstate(over="ignore"):
+        return gate / (1 + np.exp(-gate)) * up
+
+
+# def load(directory):
+#     """An engine as a whole: a callable from tokens int64 [B, T] to logits [B, T, V] for a checkpoint directory."""
+'''
+
+COMMANDS = [conform, reproduce, new_backend]

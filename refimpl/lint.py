@@ -1,0 +1,40 @@
+"""What a config.json says to this specification: which switches it sets, which keys mean nothing, what is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from refimpl.config import Config
+from refimpl.models import reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """`kind` is one of: used (a switch that the file sets), default (a switch that it leaves to the architecture), ignored
+    (changes no number), error (unknown, missing or wrong)."""
+
+    kind: str
+    key: str
+    value: Any = None
+    text: str = ""
+
+
+def lint(values: Mapping[str, Any]) -> list[Finding]:
+    """Every key of a configuration with its meaning here; errors last. Never raises for a bad configuration."""
+    config = Config(values)
+    problem: str | None = None
+    try:
+        reader(values)(config)
+    except ValueError as error:
+        problem = str(error)
+    unread = config.unread()
+    findings = [Finding(kind="used", key=key, value=value) for key, value in config.taken.items()]
+    findings += [Finding(kind="default", key=key, value=value) for key, value in config.absent.items()]
+    findings += [Finding(kind="ignored", key=key, value=values[key]) for key in dict.fromkeys(config.ignored)]
+    if problem is not None:
+        findings.append(Finding(kind="error", key="config", text=problem))
+    else:
+        findings += [Finding(kind="error", key=key, value=values[key], text="not read") for key in unread]
+    return findings
