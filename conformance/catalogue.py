@@ -1,12 +1,16 @@
-"""All cases there are, in order: layers, laws, blocks, models."""
+"""All cases there are, in order: layers, blocks, models, laws."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from conformance.blocks import block_cases
 from conformance.case import LEVELS, Case
 from conformance.cases import FAMILIES
 from conformance.family import INTEGERS
+from conformance.laws import LAWS
+from conformance.laws.model import model_law_cases
+from conformance.models import model_cases
 from conformance.search import search
 from refimpl.numerics import FORMATS
 
@@ -52,9 +56,14 @@ def _layer_cases(dtype: str, max_examples: int, seed: int) -> Iterator[Case]:
                 yield search(family, dtype, max_examples=max_examples, seed=seed)
 
 
+def _law_cases(dtype: str) -> Iterator[Case]:
+    yield from (law.case(dtype) for law in LAWS if dtype in law.dtypes)
+    yield from model_law_cases(dtype)
+
+
 _MAKERS: dict[str, Callable[[str, int, int], Iterator[Case]]] = {
     "layer": _layer_cases,
-    "block": lambda dtype, max_examples, seed: iter(()),
-    "model": lambda dtype, max_examples, seed: iter(()),
-    "law": lambda dtype, max_examples, seed: iter(()),
+    "block": lambda dtype, max_examples, seed: iter(block_cases(dtype)),
+    "model": lambda dtype, max_examples, seed: iter(model_cases(dtype)),
+    "law": lambda dtype, max_examples, seed: _law_cases(dtype),
 }

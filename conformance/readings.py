@@ -82,15 +82,13 @@ class Exact:
 
 
 class Perturbed(Exact):
-    """Every float input, also a float option, moved by up to one rounding of the tested dtype."""
+    """Every number of the input arrays moved by up to one rounding of the tested dtype."""
 
     def __init__(self, dtype: str, seed: int) -> None:
         super().__init__(dtype)
         self._generator = np.random.default_rng([seed, 1])
 
     def disturb(self, value: Any) -> Any:
-        if isinstance(value, float):
-            return value * float(1 + unit_roundoff(self.dtype) * self._generator.uniform(-1, 1))
         return on_floats(self._moved, value)
 
     def _moved(self, array: Array) -> Array:

@@ -1,0 +1,109 @@
+"""Laws of whole models, of what a backend's `load` returns, without an oracle for the logits.
+
+Both sides are logits of the same tokens, so each has the noise of the model's own logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from conformance.backend import attempt
+from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
+from conformance.judge import CONSTANT, failure, measure
+from conformance.models import PADDING, Engine, decode, engine_of, expectation, padded, pieces, prefill
+from conformance.readings import wide_format
+from conformance.tiny import MODELS
+from conformance.verdict import Judgement
+from refimpl.numerics import FORMATS, Array
+
+if TYPE_CHECKING:
+    from conformance.backend import Backend
+
+Sides = Callable[[Engine, Array], tuple[Array, Array]]
+
+
+def incremental(engine: Engine, tokens: Array) -> tuple[Array, Array]:
+    return decode(engine, tokens), prefill(engine, tokens)
+
+
+def in_pieces(engine: Engine, tokens: Array) -> tuple[Array, Array]:
+    return pieces(engine, tokens), prefill(engine, tokens)
+
+
+def left_padding(engine: Engine, tokens: Array) -> tuple[Array, Array]:
+    alone = [prefill(engine, tokens[:1])[0], prefill(engine, tokens[1:, PADDING:])[0]]
+    return padded(engine, tokens), np.concatenate(alone)
+
+
+def batch_rows(engine: Engine, tokens: Array) -> tuple[Array, Array]:
+    return np.concatenate([prefill(engine, tokens[:1]), prefill(engine, tokens[1:])]), prefill(engine, tokens)
+
+
+def later_tokens(engine: Engine, tokens: Array) -> tuple[Array, Array]:
+    changed = tokens.copy()
+    changed[:, 9:] = (changed[:, 9:] + 17) % tokens.max()
+    return prefill(engine, changed)[:, :9], prefill(engine, tokens)[:, :9]
+
+
+# Name -> sides, the phase, and the law in words.
+LAWS: dict[str, tuple[Sides, str, str]] = {
+    "incremental_is_full": (incremental, "decode", "one token at a time gives what all at once give"),
+    "pieces_are_whole": (in_pieces, "pieces", "prefill in pieces gives what all at once give"),
+    "left_padding": (left_padding, "padded", "padding on the left changes nothing"),
+    "batch_rows": (batch_rows, "prefill", "rows of a batch do not see each other"),
+    "later_tokens": (later_tokens, "prefill", "later tokens never change earlier logits"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLawCase(Case):
+    """A law of one small model."""
+
+    index: int
+    law: str
+
+    @property
+    def rule(self) -> str:
+        return LAWS[self.law][2]
+
+    def judge(self, backend: Backend, workspace: Workspace) -> Judgement:
+        if not backend.loads_models:
+            return NOT_COVERED
+        tiny = MODELS[self.index]
+
+        def compare() -> Judgement:
+            left, right = LAWS[self.law][0](engine_of(tiny, self.dtype, backend, workspace), tiny.tokens())
+            if left.shape != right.shape:
+                return failure("shape", f"one side of the law has shape {left.shape}, the other {right.shape}")
+            if not (np.isfinite(left).all() and np.isfinite(right).all()):
+                return failure("non-finite", "a side of the law has entries that are NaN or infinite")
+            noise = expectation(self.index, self.dtype, padding=False).noise
+            assert noise is not None
+            wide = wide_format(self.dtype)
+            return measure(left.astype(wide), right.astype(wide), 2 * CONSTANT * noise, kind="law")
+
+        return attempt(compare)
+
+
+def model_law_cases(dtype: str) -> list[Case]:
+    """Every law of the first model of each architecture."""
+    if dtype not in FORMATS:
+        return []
+    architectures = [tiny.architecture for tiny in MODELS]
+    return [
+        ModelLawCase(
+            id=f"law/{name}_{law}-{LAWS[law][1]}-{TOKENS[dtype]}-{MODELS[index].size}",
+            level="law",
+            function=name,
+            dtype=dtype,
+            index=index,
+            law=law,
+        )
+        for name in dict.fromkeys(architectures)
+        for index in [architectures.index(name)]
+        for law in LAWS
+    ]
