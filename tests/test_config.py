@@ -32,6 +32,11 @@ class TestRequire:
         with pytest.raises(ValueError, match=r"^config: key is .* but needs an? " + kind.__name__):
             config(key=value).require("key", kind)
 
+    @pytest.mark.parametrize("value", [10**400, float("inf"), float("nan")], ids=["huge", "inf", "nan"])
+    def test_a_number_that_is_not_finite_is_one_sentence(self, value: float) -> None:
+        with pytest.raises(ValueError, match=r"^config: theta is .* but needs"):
+            config(theta=value).require("theta", float)
+
     def test_an_integer_serves_as_a_float(self) -> None:
         value = config(theta=10000).require("theta", float)
         assert value == 10000.0

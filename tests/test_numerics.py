@@ -164,6 +164,11 @@ class TestLowPrecision:
         x += np.float32(2.0**-9)
         assert plain(alias).tolist() == [1.0, 2.0]
 
+    def test_a_number_assigned_into_an_array_is_rounded(self) -> None:
+        x = low_precision([1.0, 2.0], BF16)
+        x[0] = 0.1
+        assert float(x[0]) == float(np.float32(0.1).astype(BF16))
+
     def test_an_ordinary_array_has_no_format(self) -> None:
         assert precision_of(np.ones(3), [np.ones(2), {"a": np.ones(1)}]) is None
         assert rounded(np.array([0.1]), None).tolist() == [0.1]

@@ -39,6 +39,15 @@ class TestGlue:
         x = np.arange(12.0).reshape(1, 1, 12)
         assert self.ops.split_heads(x, heads=3).tolist() == [[[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]]]
 
+    @pytest.mark.parametrize("heads", [0, -2, 1.5])
+    def test_heads_must_be_a_positive_integer(self, heads) -> None:
+        with pytest.raises(ValueError, match=f"split_heads: heads is {heads!r} but needs a positive integer"):
+            self.ops.split_heads(normal(1, 1, 12), heads=heads)
+
+    def test_the_past_must_have_the_shape_of_the_new(self) -> None:
+        with pytest.raises(ValueError, match=r"append: new has shape \(2, 2, 1, 4\)"):
+            self.ops.append(normal(1, 3, 1, 4), normal(2, 2, 1, 4))
+
     def test_merging_undoes_splitting(self) -> None:
         x = normal(2, 3, 12)
         np.testing.assert_array_equal(self.ops.merge_heads(self.ops.split_heads(x, heads=4)), x)

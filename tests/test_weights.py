@@ -121,6 +121,11 @@ class TestLoad:
         with pytest.raises(ValueError, match=f"^dtype is '{dtype}' but must be one of float64, float32$"):
             refimpl.load(tmp_path, dtype)
 
+    @pytest.mark.parametrize("path", [None, 3, {}])
+    def test_something_that_is_no_path_is_one_sentence(self, path) -> None:
+        with pytest.raises(ValueError, match="path"):
+            refimpl.load(path)
+
     def test_a_missing_directory_is_one_sentence(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="nowhere: no such directory"):
             refimpl.load(tmp_path / "nowhere")

@@ -59,6 +59,15 @@ class TestEmbedding:
             embedding(np.array([[1]]), TABLE.astype(int))
 
 
+@pytest.mark.parametrize("scale", [math.nan, "2"])
+@pytest.mark.parametrize(
+    "end", [lambda s: embedding(np.array([[0]]), TABLE, scale=s), lambda s: lm_head(TABLE[None], TABLE, scale=s)]
+)
+def test_a_wrong_scale_is_one_sentence(end, scale) -> None:
+    with pytest.raises(ValueError, match=f"scale is {scale!r} but needs"):
+        end(scale)
+
+
 class TestLmHead:
     def test_rows_of_the_table_are_the_vocabulary(self) -> None:
         assert lm_head(np.array([[[1.0, 0.0, 2.0]]]), TABLE).tolist() == [[[4, 13, 22, 31]]]

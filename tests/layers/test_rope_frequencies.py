@@ -190,6 +190,11 @@ class TestYarnAttentionFactor:
     def test_r1_no_extension_no_factor(self, factor: float) -> None:
         assert yarn_attention_factor(factor) == 1.0
 
+    @pytest.mark.parametrize("factor", [None, "32", math.nan, 0.0])
+    def test_a_wrong_factor_is_one_sentence(self, factor) -> None:
+        with pytest.raises(ValueError, match=f"yarn_attention_factor: factor is {factor!r} but needs"):
+            yarn_attention_factor(factor)
+
 
 @pytest.mark.parametrize(
     ("function", "options", "message"),

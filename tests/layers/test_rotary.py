@@ -65,6 +65,11 @@ class TestRopeCosSin:
         with pytest.raises(ValueError, match=f"rope_cos_sin: {message}"):
             rope_cos_sin(positions, inv_freq)
 
+    @pytest.mark.parametrize("factor", [None, math.nan, "1"])
+    def test_a_wrong_attention_factor_is_one_sentence(self, factor) -> None:
+        with pytest.raises(ValueError, match=f"rope_cos_sin: attention_factor is {factor!r} but needs"):
+            rope_cos_sin(np.array([[1]]), np.array([1.0]), attention_factor=factor)
+
 
 class TestRotaryEmbedding:
     def test_r1_half_split_pairs_are_half_the_width_apart(self) -> None:

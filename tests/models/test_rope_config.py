@@ -191,6 +191,14 @@ class TestYarn:
         with pytest.raises(ValueError, match=f"{key} is .* but needs a positive"):
             self.yarn(factor=2.0, **{key: value})
 
+    def test_the_base_must_exceed_one(self) -> None:
+        with pytest.raises(ValueError, match=r"^config: rope_theta is 1.0 but needs"):
+            read(rope_theta=1.0, max_position_embeddings=64, rope_scaling={"rope_type": "yarn", "factor": 2.0})
+
+    def test_mscales_that_cancel_are_one_sentence(self) -> None:
+        with pytest.raises(ValueError, match=r"mscale"):
+            self.yarn(factor=math.e, mscale=1.0, mscale_all_dim=-10.0)
+
 
 class TestFrequencies:
     """That a `Rope` hands its numbers to the right function: checked by the closed form of each."""
