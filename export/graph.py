@@ -202,7 +202,7 @@ class Graph(Body):
     def __init__(self, opset: int = DEFAULT_OPSET) -> None:
         super().__init__(opset)
         self.initialisers: list[onnx.TensorProto] = []
-        self._functions: dict[bytes, onnx.FunctionProto] = {}
+        self._functions: dict[tuple[str, bytes], onnx.FunctionProto] = {}
 
     def initialiser(self, tensor: onnx.TensorProto) -> Value:
         """A stored tensor as a value."""
@@ -211,15 +211,12 @@ class Graph(Body):
         return Value(self.unique(tensor.name), tensor_type(dtype, list(tensor.dims)), named=True, stored=True)
 
     def declare(self, name: str, function: Function, documentation: str) -> str:
-        """The name under which the graph holds `function`: the one of an equal function, or a new one made of `name`."""
-        if function.identity not in self._functions:
-            taken = {known.name for known in self._functions.values()}
-            count, unique = 1, name
-            while unique in taken:
-                count += 1
-                unique = f"{name}_{count}"
-            self._functions[function.identity] = function.proto(unique, documentation)
-        return str(self._functions[function.identity].name)
+        """The name under which the graph holds `function`: `name`, numbered where another function has it."""
+        key = (name, function.identity)
+        if key not in self._functions:
+            count = sum(1 for known, _ in self._functions if known == name)
+            self._functions[key] = function.proto(f"{name}_{count + 1}" if count else name, documentation)
+        return str(self._functions[key].name)
 
     def call(self, name: str, inputs: Sequence[Value | None], results: Sequence[Value]) -> None:
         """A call of the declared function `name`."""
@@ -232,6 +229,7 @@ class Graph(Body):
         if value.named:
             copy: Value = self.Identity(value)
             return self.rename(copy, name)
+        self._taken.discard(value.name)
         value.name, value.named = self.unique(name), True
         return value
 

@@ -21,6 +21,7 @@ from refimpl.ops import Ops
 
 # Functions that only read rows of their table, which they cast afterwards: the rest of it need not be touched.
 TABLE_LOOKUPS = ("embedding", "position_embedding")
+EXTRA_ARRAYS = ("bias", "sinks")
 VISIBILITY = ("q_order", "k_order", "causal", "window", "chunk")
 
 
@@ -79,7 +80,7 @@ class GraphOps(Ops):
         parameters = {key: body.input(key, value.type) for key, value in arrays.items()}
         results = self.lowerings[name](body, **parameters, **options)
         body.outputs = list(results) if isinstance(results, tuple) else [results]
-        function = self.graph.declare(_function_name(name, options), body, _documentation(name, options))
+        function = self.graph.declare(_function_name(name, arrays, options), body, _documentation(name, options))
         outputs = [Value(self._fresh(name), output.type) for output in body.outputs]
         self.graph.call(function, list(arrays.values()), outputs)
         return tuple(outputs) if isinstance(results, tuple) else outputs[0]
@@ -150,9 +151,9 @@ class GraphOps(Ops):
         }
 
 
-def _function_name(name: str, options: Mapping[str, Any]) -> str:
-    """The name with its switches: `attention_mask_window_128`, `rms_norm_zero_centred`."""
-    words = [name]
+def _function_name(name: str, arrays: Mapping[str, Value], options: Mapping[str, Any]) -> str:
+    """The name with its switches: `attention_mask_window_128`, `rms_norm_zero_centred`, `linear_bias`."""
+    words = [name, *(key for key in EXTRA_ARRAYS if key in arrays)]
     for key, value in options.items():
         if value is True:
             words.append(key)

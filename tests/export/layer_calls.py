@@ -1,0 +1,135 @@
+"""Calls of every layer, with every option, for tests that compare interpretations of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+Call = tuple[str, str, list[Any], dict[str, Any]]
+
+B, T, S, H, G, K, J, D = 2, 3, 5, 6, 2, 8, 4, 12
+Q_ORDER = np.array([[2, 3, 4], [-1, 1, 2]])
+K_ORDER = np.array([[0, 1, 2, 3, 4], [-1, 2, 0, 1, -1]])
+LLAMA3 = {
+    "theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN = {"theta": 1.5e5, "factor": 32.0, "original_max_position_embeddings": 4096}
+
+
+def calls(dtype: str) -> Iterator[Call]:
+    """Layer, what is special about the call, arrays and other positional arguments, options."""
+    generator = np.random.default_rng(7)
+
+    def normal(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape).astype(dtype)
+
+    yield from _norms(normal)
+    yield from _frequencies(dtype)
+    yield from _positions(normal, dtype)
+    yield from _masks()
+    yield from _attention(normal)
+    yield from _pointwise(normal, dtype)
+    yield from _ends(normal)
+
+
+def _norms(normal: Any) -> Iterator[Call]:
+    yield "rms_norm", "no_weight", [normal(B, T, D) * 1e-3], {"eps": 1e-6}
+    yield "rms_norm", "weight", [normal(B, T, D) * 1e-3, normal(D)], {"eps": 1e-6}
+    yield "rms_norm", "zero_centred_heads", [normal(B, T, H, K), normal(K)], {"eps": 1e-5, "zero_centred": True}
+    yield "layer_norm", "no_bias", [normal(B, T, D) + 5, normal(D)], {"eps": 1e-5}
+    yield "layer_norm", "bias_vector", [normal(D) + 5, normal(D), normal(D)], {"eps": 1e-5}
+    yield "l2_norm", "heads", [normal(B, T, H, K) * 1e-3], {"eps": 1e-6}
+
+
+def _frequencies(dtype: str) -> Iterator[Call]:
+    for label, chosen in (("default_dtype", {}), ("dtype", {"dtype": np.dtype(dtype)})):
+        yield "rope_frequencies", label, [16], {"theta": 1e4, **chosen}
+        yield "linear_rope_frequencies", label, [16], {"theta": 1e4, "factor": 3.0, **chosen}
+        yield "llama3_rope_frequencies", label, [64], {**LLAMA3, **chosen}
+        yield "llama3_rope_frequencies", f"no_band_{label}", [64], {**LLAMA3, "low_freq_factor": 4.0, **chosen}
+        yield "yarn_rope_frequencies", label, [64], {**YARN, **chosen}
+        yield "yarn_rope_frequencies", f"not_truncated_{label}", [64], {**YARN, "truncate": False, **chosen}
+        equal_bounds = {"theta": 10.0, "factor": 32.0, "original_max_position_embeddings": 4}
+        yield "yarn_rope_frequencies", f"equal_bounds_{label}", [8], {**equal_bounds, **chosen}
+
+
+def _positions(normal: Any, dtype: str) -> Iterator[Call]:
+    positions = np.array([[0, 7, 5000], [-3, 5, 2]])
+    frequencies = (1 / 1e4 ** (np.arange(4) / 4)).astype(dtype)
+    yield "rope_cos_sin", "plain", [positions, frequencies], {}
+    yield "rope_cos_sin", "factor_int32", [positions.astype(np.int32), frequencies], {"attention_factor": 1.3}
+    for width, part in ((8, "whole"), (11, "partial")):
+        heads = [normal(B, T, H, width), normal(B, T, 4), normal(B, T, 4)]
+        yield "rotary_embedding", f"halves_{part}", heads, {}
+        yield "rotary_embedding", f"pairs_{part}", heads, {"interleaved": True}
+    yield "position_embedding", "padding", [np.array([[0, 3], [-1, 2]]), normal(6, D)], {}
+    yield "token_order", "integers", [np.array([[0, 0, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]])], {}
+    yield "token_order", "bools", [np.array([[0, 0, 1, 1], [1, 0, 1, 0]], bool)], {}
+
+
+def _masks() -> Iterator[Call]:
+    for label, q_order in (("int64", Q_ORDER), ("int32", Q_ORDER.astype(np.int32))):
+        orders = [q_order, K_ORDER]
+        yield "padding_mask", label, orders, {}
+        yield "causal_mask", label, orders, {}
+        yield "sliding_window_mask", label, orders, {"window": 2}
+        yield "chunked_mask", label, orders, {"chunk": 2}
+        yield "attention_mask", label, orders, {}
+        yield "attention_mask", f"not_causal_{label}", orders, {"causal": False}
+        yield "attention_mask", f"window_chunk_{label}", orders, {"window": 2, "chunk": 3}
+
+
+def _attention(normal: Any) -> Iterator[Call]:
+    places = {"q_order": Q_ORDER, "k_order": K_ORDER}
+    hiding = normal(1, H, T, S)
+    hiding[0, :2, 1] = -np.inf
+    variants: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "not_causal": {"causal": False},
+        "window": {"window": 2},
+        "chunk": {"chunk": 2},
+        "softcap": {"softcap": 2.0},
+        "sinks": {"sinks": normal(H)},
+        "bias": {"bias": normal(B, H, T, S)},
+        "bias_a_head": {"bias": normal(H, 1, 1)},
+        "bias_a_score": {"bias": normal(T, S)},
+        "bias_that_hides_a_row": {"bias": hiding},
+        "places": places,
+        "places_of_keys": {"k_order": K_ORDER},
+        "everything": {**places, "sinks": normal(H), "window": 1, "softcap": 1.0, "bias": normal(1, 1, T, S)},
+    }
+    for groups in (1, G, H):
+        q, k, v = normal(B, T, H, K) * 3, normal(B, S, groups, K) * 3, normal(B, S, groups, J)
+        for label, options in variants.items():
+            yield "attention", f"{label}_{groups}_groups", [q, k, v], {"scale": 0.3, **options}
+    yield "attention", "one_query", [normal(B, 1, H, K), normal(B, S, G, K), normal(B, S, G, J)], {"scale": 0.3}
+
+
+def _pointwise(normal: Any, dtype: str) -> Iterator[Call]:
+    everywhere = np.linspace(-12, 12, 999).astype(dtype)
+    yield "soft_cap", "plain", [normal(3, 4) * 50], {"cap": 30.0}
+    yield "silu", "far", [np.array([-1e4, -100, -1, 0, 1, 100, 1e4], dtype)], {}
+    yield "gelu", "default", [everywhere], {}
+    yield "swiglu", "plain", [normal(B, T, D), normal(B, T, D)], {}
+    yield "geglu", "default", [normal(B, T, D), normal(B, T, D)], {}
+    for form in ("none", "tanh"):
+        yield "gelu", form, [everywhere], {"approximate": form}
+        yield "geglu", form, [normal(B, T, D), normal(B, T, D)], {"approximate": form}
+    yield "linear", "three_axes", [normal(B, T, D), normal(4, D)], {}
+    yield "linear", "two_axes_bias", [normal(T, D), normal(4, D), normal(4)], {}
+    yield "linear", "vector_bias", [normal(D), normal(4, D), normal(4)], {}
+    yield "linear", "four_axes", [normal(B, T, H, D), normal(4, D)], {}
+
+
+def _ends(normal: Any) -> Iterator[Call]:
+    tokens = np.array([[0, 3], [1, 2]])
+    yield "embedding", "plain", [tokens, normal(6, D)], {}
+    yield "embedding", "scale_int32", [tokens.astype(np.int32), normal(6, D)], {"scale": 3.3}
+    yield "lm_head", "plain", [normal(B, T, D), normal(7, D)], {}
+    yield "lm_head", "scale_softcap", [normal(B, T, D), normal(7, D)], {"scale": 0.3, "softcap": 2.0}

@@ -1,0 +1,140 @@
+"""Every layer as a graph of its own computes what the specification does, in onnxruntime and in onnx.reference."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from layer_calls import calls
+
+from export import ExportError, layer_model
+from export.layers import LayerRunner, split_arguments
+from export.lowerings import LOWERINGS
+from export.runtimes import onnxruntime_run, reference_run
+from refimpl.layers import VOCABULARY
+from refimpl.numerics import FORMATS, is_float, low_precision, plain
+
+# Legitimate errors of a few rounded steps, of which a wrong formula is far away: in roundings of the largest output.
+ALLOWED_ROUNDINGS = {"float64": 40, "float32": 40, "float16": 12}
+RUNTIMES = {"onnxruntime": onnxruntime_run, "onnx.reference": reference_run}
+ANGLES = ("rope_frequencies", "linear_rope_frequencies", "llama3_rope_frequencies", "yarn_rope_frequencies", "rope_cos_sin")
+
+
+def named_calls(dtype: str) -> list[Any]:
+    return [pytest.param(*call, id=f"{call[0]}-{call[1]}") for call in calls(dtype)]
+
+
+def compare(results: Any, expected: Any, dtype: str) -> None:
+    results, expected = (value if isinstance(value, tuple) else (value,) for value in (results, expected))
+    assert len(results) == len(expected)
+    for result, right in zip(results, expected, strict=True):
+        assert result.shape == right.shape
+        if not is_float(right.dtype):
+            assert result.dtype == right.dtype
+            np.testing.assert_array_equal(result, right)
+            continue
+        name = str(result.dtype) if right.dtype != FORMATS[dtype] else dtype
+        error = np.abs(result.astype(np.float64) - right.astype(np.float64)).max()
+        epsilon = np.finfo(FORMATS[name]).eps
+        assert error <= ALLOWED_ROUNDINGS[name] * epsilon * np.abs(right).max()
+
+
+def widened(value: Any) -> Any:
+    return value.astype(np.float64) if isinstance(value, np.ndarray) and is_float(value.dtype) else value
+
+
+@pytest.fixture(params=RUNTIMES)
+def runner(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    return LayerRunner(RUNTIMES[request.param])
+
+
+@pytest.mark.parametrize(("layer", "label", "values", "options"), named_calls("float64"))
+def test_float64(runner: Any, layer: str, label: str, values: list[Any], options: dict[str, Any]) -> None:
+    expected = VOCABULARY[layer](*values, **options)
+    results = runner(layer, *values, **options)
+    compare(results, expected, "float64")
+    first = results[0] if isinstance(results, tuple) else results
+    assert first.dtype == (expected[0] if isinstance(expected, tuple) else expected).dtype
+
+
+@pytest.mark.parametrize(("layer", "label", "values", "options"), named_calls("float32"))
+def test_float32(runner: Any, layer: str, label: str, values: list[Any], options: dict[str, Any]) -> None:
+    wide = {key: widened(value) for key, value in options.items()}
+    if layer in ANGLES:  # the error of float32 angles is the problem's, not the exporter's
+        wide = options
+        expected = VOCABULARY[layer](*values, **options)
+    else:
+        expected = VOCABULARY[layer](*map(widened, values), **wide)
+    results = runner(layer, *values, **options)
+    compare(results, expected, "float32")
+
+
+@pytest.mark.parametrize(
+    ("layer", "label", "values", "options"), [call for call in named_calls("float16") if call.values[0] not in ANGLES]
+)
+def test_float16_rounds_where_releases_round(
+    runner: Any, layer: str, label: str, values: list[Any], options: dict[str, Any]
+) -> None:
+    def narrow(value: Any) -> Any:
+        return low_precision(value, np.float16) if isinstance(value, np.ndarray) and is_float(value.dtype) else value
+
+    expected = plain(VOCABULARY[layer](*map(narrow, values), **{key: narrow(value) for key, value in options.items()}))
+    results = runner(layer, *values, **options)
+    assert results.dtype in (np.float16, bool, np.int64)
+    compare(results, expected, "float16")
+
+
+def test_every_layer_and_every_option_is_called() -> None:
+    used: dict[str, set[str]] = {}
+    for layer, _, values, options in calls("float64"):
+        arrays, settings = split_arguments(layer, *values, **options)
+        used.setdefault(layer, set()).update(arrays, settings)
+    assert used.keys() == VOCABULARY.keys() == LOWERINGS.keys()
+    untested = {
+        (layer, option)
+        for layer, function in VOCABULARY.items()
+        for option in set(inspect.signature(function).parameters) - used[layer]
+    }
+    assert untested == {("yarn_rope_frequencies", "beta_fast"), ("yarn_rope_frequencies", "beta_slow")}
+
+
+@pytest.mark.parametrize(("layer", "label", "values", "options"), named_calls("float32"))
+def test_graphs_pass_the_checker(layer: str, label: str, values: list[Any], options: dict[str, Any]) -> None:
+    model = layer_model(layer, *split_arguments(layer, *values, **options))
+    onnx.checker.check_model(model, full_check=True)
+    called = {node.op_type for node in model.graph.node if node.domain == "refimpl"}
+    assert called == {function.name for function in model.functions}
+    assert any(name.startswith(layer) for name in called)
+    assert {node.domain for function in model.functions for node in function.node} == {""}
+
+
+def test_batch_and_length_are_dynamic() -> None:
+    generator = np.random.default_rng(0)
+    q, k = generator.standard_normal((2, 3, 4, 8)), generator.standard_normal((2, 5, 2, 8))
+    run = onnxruntime_run(layer_model("attention", {"q": q, "k": k, "v": k}, {"scale": 0.5}))
+    for batch, queries, keys in ((1, 1, 1), (3, 2, 7)):
+        q, k = generator.standard_normal((batch, queries, 4, 8)), generator.standard_normal((batch, keys, 2, 8))
+        expected = VOCABULARY["attention"](q, k, k, scale=0.5)
+        np.testing.assert_allclose(run({"q": q, "k": k, "v": k})["output"], expected, rtol=0, atol=1e-14)
+
+
+def test_tokens_outside_the_table_fail() -> None:
+    weight = np.ones((6, 4), np.float32)
+    for runtime in RUNTIMES.values():
+        run = LayerRunner(runtime)
+        for token in (-1, 6):
+            with pytest.raises(Exception, match="out of"):
+                run("embedding", np.array([[token]]), weight)
+
+
+def test_unknown_layers_and_calls_that_do_not_fit() -> None:
+    with pytest.raises(ExportError, match="'conv' is not a layer"):
+        layer_model("conv", {}, {})
+    with pytest.raises(ExportError, match="'conv' is not a layer"):
+        split_arguments("conv")
+    with pytest.raises(ValueError, match="rms_norm: missing a required argument"):
+        split_arguments("rms_norm", np.ones(3))
