@@ -1,8 +1,8 @@
 """Hugging Face transformers as a backend, at model level: it loads a checkpoint directory and answers with logits.
 
 `transformers` runs its eager attention, `transformers:sdpa` torch's scaled_dot_product_attention. Nothing is ever fetched from
-the network, and no code or pickle from the directory is run. float64 is not offered: transformers evaluates norms,
-softmax and rotation angles in float32 whatever the dtype of the weights.
+the network, and no code or pickle from the directory is run. float64 is not offered: transformers evaluates norms, softmax and
+rotation angles in float32 whatever the dtype of the weights.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class TransformersBackend:
     def load(self, checkpoint_dir: str | os.PathLike[str]) -> Callable[..., tuple[Array, Cache]]:
         """The model of a checkpoint directory, as a function (tokens, cache, attention_mask) -> (logits, cache).
 
-        ValueError when a tensor is missing, unknown or of another shape, which transformers itself only warns about.
+        ValueError when a tensor is missing, unknown or of another shape, which transformers itself only warns about;
+        NotImplementedError for weights in float64.
         """
         if not (Path(checkpoint_dir) / "config.json").is_file():
             raise ValueError(f"{checkpoint_dir}: no config.json in this directory")
@@ -75,6 +76,8 @@ class TransformersBackend:
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if problems[problem]:
                 raise ValueError(f"{checkpoint_dir}: {problem.replace('_', ' ')} {sorted(map(str, problems[problem]))}")
+        if str(network.dtype) == "torch.float64":
+            raise NotImplementedError("transformers evaluates norms, softmax and rotation angles in float32")
         network.eval()
         return _Model(network)
 

@@ -122,6 +122,11 @@ def test_logits_have_the_stored_format(tmp_path, dtype):
     assert backend.load(directory)(TOKENS[:, :1], cache)[0].dtype.name == dtype
 
 
+def test_float64_is_unsupported(tmp_path):
+    with pytest.raises(NotImplementedError, match="in float32"):
+        backend.load(written(ARCHITECTURES["qwen3"], "float64", tmp_path))
+
+
 def test_a_missing_or_surplus_tensor_is_refused(directory):
     file = directory / "model.safetensors"
     original = file.read_bytes()
