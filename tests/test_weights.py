@@ -199,8 +199,14 @@ class TestTiedHead:
 
     @pytest.mark.parametrize(
         "change",
-        [lambda w: w + np.float32(1e-3), lambda w: w[:-1], lambda w: w.astype(np.float64), lambda w: w.T.copy()],
-        ids=["values", "rows", "format", "transposed"],
+        [
+            lambda w: w + np.float32(1e-3),
+            lambda w: w[:-1],
+            lambda w: w.astype(np.float64),
+            lambda w: w.reshape(w.T.shape),
+            lambda w: w.view(np.int32),
+        ],
+        ids=["values", "rows", "format", "shape-of-equal-bytes", "format-of-equal-bytes"],
     )
     def test_a_different_second_copy_is_an_error(self, tmp_path: Path, change) -> None:
         tensors = stored(TIED)
