@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,7 +18,7 @@ from refimpl.commands.output import json_option, print_json
 @click.option("--taps", is_flag=True, help="Make every named intermediate value an output.")
 @click.option("--verify", is_flag=True, help="Run the graph in onnxruntime against the specification; failing is an error.")
 @json_option
-def export(checkpoint: Path, output: Path, weights: str, dtype: str, taps: bool, verify: bool, as_json: bool) -> None:
+def export(checkpoint: Path, output: Path, weights: Any, dtype: str, taps: bool, verify: bool, as_json: bool) -> None:
     """Write CHECKPOINT, a Hugging Face directory, as an ONNX graph.
 
     With weights in place the graph points into the checkpoint's own files, so the output must lie beside them.

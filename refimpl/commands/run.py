@@ -28,7 +28,7 @@ def run(
     """Decode greedily from CHECKPOINT, a Hugging Face directory, with the NumPy specification."""
     if (tokens is None) == (prompt is None):
         raise click.UsageError("give the prompt with either --tokens or --prompt")
-    tokenizer = None if prompt is None else _tokenizer(checkpoint)
+    tokenizer: Any = None if prompt is None else _tokenizer(checkpoint)
     ids = _parse(tokens) if tokens is not None else tokenizer.encode(prompt).ids
     model = api.load(checkpoint, dtype, stream=stream)
     continued = generate(model, np.array([ids], dtype=np.int64), max_new_tokens)[0, len(ids) :].tolist()
