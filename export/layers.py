@@ -18,6 +18,7 @@ from refimpl import SPEC_VERSION
 from refimpl.layers import VOCABULARY
 from refimpl.numerics import Array
 
+HELD_GRAPHS = 256
 DYNAMIC_AXES = 2  # batch and length, or the rows of a matrix; the widths after them are known when a graph is made
 
 
@@ -80,6 +81,8 @@ class LayerRunner:
         widths = tuple((key, array.dtype, array.ndim, array.shape[DYNAMIC_AXES:]) for key, array in arrays.items())
         key = (name, widths, tuple(settings.items()))
         if key not in self._runs:
+            if len(self._runs) == HELD_GRAPHS:
+                del self._runs[next(iter(self._runs))]
             self._runs[key] = self._load(layer_model(name, arrays, settings))
         results = tuple(self._runs[key](arrays).values())
         return results if len(results) > 1 else results[0]

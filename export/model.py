@@ -81,7 +81,7 @@ def export_onnx(
     exported = open_source(source)
     placement: Placement = weights or ("copy" if exported.checkpoint is None else "in-place")
     _check_call(exported, path, placement, dtype, opset)
-    tensors = _tensors(exported, path, placement)
+    tensors = _tensors(exported, path, placement, dtype)
     model = model_graph(
         exported.blueprint,
         tensors,
@@ -125,15 +125,16 @@ def _check_call(exported: Exported, path: Path, placement: str, dtype: str, opse
         raise ExportError(f'a graph in {dtype} needs its weights copied (weights="copy"); in place it computes in float32')
 
 
-def _tensors(exported: Exported, path: Path, placement: Placement) -> dict[str, TensorProto]:
-    """The weights of the graph, parameter by parameter; copies are written."""
+def _tensors(exported: Exported, path: Path, placement: Placement, dtype: str) -> dict[str, TensorProto]:
+    """The weights of the graph, parameter by parameter; copies, in the stored format or a model's in `dtype`, are written."""
     names = exported.blueprint.names
     if placement == "in-place":
         assert exported.checkpoint is not None
         return in_place(exported.checkpoint, names, path)
+    arrays = exported.specification(dtype).weights if exported.checkpoint is None else exported.arrays
     if exported.blueprint.num_parameters() <= INLINE_PARAMETERS:
-        return inline(exported.arrays, names)
-    return copied(exported.arrays, names, path)
+        return inline(arrays, names)
+    return copied(arrays, names, path)
 
 
 def _is_beside(tensors: Mapping[str, TensorProto], path: Path) -> bool:
@@ -146,7 +147,7 @@ def _verify_or_remove(exported: Exported, files: list[Path], dtype: str) -> Veri
     """The verification of the graph `files[0]`; a graph that fails does not stay."""
     try:
         return verify_export(exported, files[0], dtype)
-    except ExportError:
+    except BaseException:
         for file in files:
             file.unlink()
         raise

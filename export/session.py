@@ -39,7 +39,10 @@ class Session:
         attention_mask: npt.ArrayLike | None = None,
     ) -> tuple[Array, SessionCache]:
         """tokens int [B, T]; attention_mask 0/1 [B, cached + T], absent where nothing new is padding."""
-        tokens = np.asarray(tokens, dtype=np.int64)
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
+            raise ValueError(f"tokens have shape {tokens.shape} and dtype {tokens.dtype} but must be integers [B, T]")
+        tokens = tokens.astype(np.int64)
         batch, new = tokens.shape
         if cache is None:
             cache = SessionCache(past=self._empty(batch), attention_mask=np.ones((batch, 0), np.int64))

@@ -8,4 +8,4 @@ from __future__ import annotations
 from conformance.backends.onnxruntime import ExportedBackend
 from export.runtimes import reference_run
 
-backend = ExportedBackend("onnx-reference", "onnx", reference_run)
+backend = ExportedBackend("onnx-reference", "onnx", load_model=reference_run, load_layer=reference_run)

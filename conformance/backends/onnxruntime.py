@@ -18,21 +18,21 @@ import numpy as np
 from export.engine import checkpoint_session
 from export.errors import ExportError
 from export.layers import LayerRunner
-from export.runtimes import CPU, CUDA, onnxruntime_run
+from export.runtimes import CPU, CUDA, Run, onnxruntime_run
 from export.session import Session
 from refimpl.layers import VOCABULARY
 
 
 class ExportedBackend:
-    """The functions of the vocabulary, and models, as exported graphs in the runtime that `load_graph` opens."""
+    """The functions of the vocabulary, and models, as exported graphs in the runtime that the two loaders open."""
 
     dtypes = ("float64", "float32", "float16")
 
-    def __init__(self, name: str, package: str, load_graph: Callable[..., Any]) -> None:
+    def __init__(self, name: str, package: str, load_model: Callable[..., Run], load_layer: Callable[..., Run]) -> None:
         self.name = name
         self.package = package
-        self._load_graph = load_graph
-        self._run_layer = LayerRunner(load_graph)
+        self._load_model = load_model
+        self._run_layer = LayerRunner(load_layer)
 
     @property
     def version(self) -> str:
@@ -45,7 +45,7 @@ class ExportedBackend:
 
     def load(self, checkpoint_dir: str | os.PathLike[str]) -> Session:
         """The model of a checkpoint directory, as a function (tokens, cache, attention_mask) -> (logits, cache)."""
-        return checkpoint_session(checkpoint_dir, self._load_graph)
+        return checkpoint_session(checkpoint_dir, self._load_model)
 
     def __getattr__(self, layer: str) -> Callable[..., Any]:
         if layer not in VOCABULARY:
@@ -81,5 +81,16 @@ def _is_bfloat16(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == ml_dtypes.bfloat16
 
 
-backend = ExportedBackend("onnxruntime", "onnxruntime", partial(onnxruntime_run, provider=CPU))
-cuda_backend = CudaBackend("onnxruntime:cuda", "onnxruntime", partial(onnxruntime_run, provider=CUDA))
+# The graph of a layer is too small for threads, and every session would start its own.
+backend = ExportedBackend(
+    "onnxruntime",
+    "onnxruntime",
+    load_model=partial(onnxruntime_run, provider=CPU),
+    load_layer=partial(onnxruntime_run, provider=CPU, threads=1),
+)
+cuda_backend = CudaBackend(
+    "onnxruntime:cuda",
+    "onnxruntime",
+    load_model=partial(onnxruntime_run, provider=CUDA),
+    load_layer=partial(onnxruntime_run, provider=CUDA, threads=1),
+)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from export.graph import Body, Value
-
-QUADRATURE_POINTS = 40
-ERF_IS_ONE = 6.0  # erf(6) rounds to 1 in float64
+from export.lowerings.erf import erf
 
 
 def linear(f: Body, x: Value, weight: Value, bias: Value | None = None) -> Value:
@@ -34,21 +30,6 @@ def gelu(f: Body, x: Value, *, approximate: str = "none") -> Value:
     else:
         bell = erf(f, f.Div(wide, math.sqrt(2)))
     return f.cast(f.Mul(f.Mul(wide, 0.5), f.Add(bell, 1.0)), x.dtype)
-
-
-def erf(f: Body, x: Value) -> Value:
-    """erf(x), which onnxruntime has in float32 alone; in float64 as an integral by Gauss-Legendre quadrature.
-
-    erf(x) = 2/√π x (integral over t from 0 to 1 of exp(-x² t²)) = x (sum over i of w_i exp(-x² t_i²))
-    """
-    if x.dtype != np.float64:
-        return f.Erf(x)
-    points, weights = np.polynomial.legendre.leggauss(QUADRATURE_POINTS)
-    squares = ((points + 1) / 2) ** 2
-    clipped = f.Clip(x, -ERF_IS_ONE, ERF_IS_ONE)
-    exponents = f.Mul(f.Unsqueeze(f.Neg(f.Mul(clipped, clipped)), [-1]), squares)
-    integral = f.ReduceSum(f.Mul(f.Exp(exponents), weights / math.sqrt(math.pi)), [-1], keepdims=0)
-    return f.Mul(clipped, integral)
 
 
 def swiglu(f: Body, gate: Value, up: Value) -> Value:

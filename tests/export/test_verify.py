@@ -16,7 +16,7 @@ from tiny import qwen3, smollm3
 
 import refimpl
 from export import ExportError, export_onnx
-from export.lowerings import LOWERINGS, attention, attention_mask, rms_norm, rotary_embedding, token_order
+from export.lowerings import LOWERINGS, attention, attention_mask, rms_norm, rotary_embedding
 from export.source import open_source
 from export.verify import verify_export
 
@@ -62,11 +62,7 @@ def wider_window(f: Any, q_order: Any, k_order: Any, *, window: int | None = Non
     return attention_mask(f, q_order, k_order, window=window and window + 1)
 
 
-def padding_ignored(f: Any, mask: Any) -> Any:
-    return f.Sub(f.CumSum(token_order(f, f.Add(f.Mul(mask, 0), 1)), np.asarray(1)), f.CumSum(mask, np.asarray(1)))
-
-
-def columns_for_places(f: Any, mask: Any = None, *, attention_mask: Any = None) -> Any:
+def columns_for_places(f: Any, *, attention_mask: Any) -> Any:
     ones = f.Add(f.Mul(attention_mask, 0), 1)
     return f.Sub(f.CumSum(ones, np.asarray(1)), 1)
 
@@ -132,5 +128,19 @@ def test_a_graph_that_the_runtime_refuses_fails(tmp_path: Path) -> None:
             opset=28,
             verify=True,
             lowerings={**LOWERINGS, "swiglu": unknown_to_the_runtime},
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_fails_when_it_runs_fails(tmp_path: Path) -> None:
+    def shapes_that_do_not_fit(f: Any, gate: Any, up: Any) -> Any:
+        return f.known(f.Reshape(gate, f.Concat(f.Shape(up), [7], axis=0)), up.shape)
+
+    with pytest.raises(ExportError, match="onnxruntime fails to run the graph"):
+        export_onnx(
+            refimpl.init(qwen3()),
+            tmp_path / "model.onnx",
+            verify=True,
+            lowerings={**LOWERINGS, "swiglu": shapes_that_do_not_fit},
         )
     assert list(tmp_path.iterdir()) == []
