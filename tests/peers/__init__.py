@@ -1,0 +1,1 @@
+"""The specification against independent implementations, which are run in float64 throughout."""

@@ -1,0 +1,94 @@
+"""Writing the variants with transformers: a directory as `save_pretrained` leaves it, or as the hub publishes it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from .reference import quiet
+from .variants import BASE, Variant
+
+Config = dict[str, Any]
+
+
+def write_checkpoint(variant: Variant, directory: Path, *, seed: int = 0) -> Path:
+    """A randomly initialised model of the variant, saved by transformers."""
+    settings = {**BASE[variant.architecture], **variant.settings}
+    with quiet():
+        network = AutoModelForCausalLM.from_config(AutoConfig.for_model(variant.architecture, **settings))
+        randomise(network, seed=seed)
+        network.to(getattr(torch, variant.dtype)).save_pretrained(directory, max_shard_size=variant.max_shard_size)
+
+    def edit(config: Config) -> Config:
+        for path in variant.derived:
+            parent, key = _place(config, path)
+            del parent[key]
+        for path, value in variant.written.items():
+            parent, key = _place(config, path)
+            parent[key] = value
+        return config
+
+    rewrite_config(directory, edit)
+    return directory
+
+
+def randomise(network: Any, *, seed: int) -> None:
+    """Every parameter away from its initial value, and large enough for peaked attention and uneven logits."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim == 2:
+                gain = 1.5 if any(part in name for part in ("q_proj", "k_proj", "lm_head")) else 1.0
+                # Embeddings are small, so that a tied head does not just answer with the last token.
+                width = 16 if "embed_tokens" in name else parameter.shape[1]
+                parameter.normal_(std=gain * width**-0.5, generator=generator)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.5, generator=generator)
+            else:
+                parameter.uniform_(0.4, 1.6, generator=generator)
+
+
+def rewrite_config(directory: Path, edit: Callable[[Config], Config]) -> None:
+    """Replace config.json by what `edit` makes of it."""
+    path = directory / "config.json"
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+
+
+def copy_with(source: Path, target: Path, edit: Callable[[Config], Config]) -> Path:
+    """The same tensors under another configuration."""
+    shutil.copytree(source, target)
+    rewrite_config(target, edit)
+    return target
+
+
+def as_published(config: Config, *, type_key: str = "rope_type") -> Config:
+    """The keys of transformers 4, as most of the hub has them: top-level rope_theta and rope_scaling, and torch_dtype."""
+    config = {**config, "torch_dtype": config["dtype"], "transformers_version": "4.53.0"}
+    del config["dtype"]
+    rope = dict(config.pop("rope_parameters", None) or {})
+    if "rope_theta" in rope:
+        config["rope_theta"] = rope.pop("rope_theta")
+    kind = rope.pop("rope_type", "default")
+    config["rope_scaling"] = None if kind == "default" else {type_key: kind, **rope}
+    return config
+
+
+def overridden(config: Config, keys: Mapping[str, Any]) -> Config:
+    """The configuration with `keys` replaced, without the layer types that transformers derived from one of them."""
+    stale = "layer_types" not in keys and not {"use_sliding_window", "max_window_layers"}.isdisjoint(keys)
+    kept = {key: value for key, value in config.items() if not (stale and key == "layer_types")}
+    return {**kept, **keys}
+
+
+def _place(config: Config, path: str) -> tuple[Config, str]:
+    """The object that holds the key at the end of `a.b`, and that key."""
+    *outer, key = path.split(".")
+    for name in outer:
+        config = config[name]
+    return config, key

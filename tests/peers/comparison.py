@@ -1,0 +1,48 @@
+"""What it means that two sets of logits agree, and the tokens that are compared on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import refimpl
+
+from .variants import Variant
+
+Array = npt.NDArray[Any]
+
+# Both sides compute in float64 in another order of summation, which leaves a few 1e-15; any difference in meaning is
+# far above, for every parameter and switch is set away from its neutral value.
+SAME_MEANING = 1e-10
+FLOAT32_ROUNDING = 100 * 2.0**-24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A checkpoint and its two readings in float64: the specification's and the peer's."""
+
+    variant: Variant
+    directory: Path
+    model: refimpl.Model
+    peer: Any
+
+    def tokens(self, batch: int, length: int, *, seed: int = 0) -> Array:
+        return np.random.default_rng(seed).integers(0, self.model.blueprint.vocab_size, (batch, length))
+
+
+def relative_error(actual: Array, expected: Array) -> float:
+    """The largest error as a share of the largest expected value."""
+    assert actual.shape == expected.shape
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def assert_agree(actual: Array, expected: Array, *, real: Array | None = None) -> None:
+    """Float64 logits [B, T, V] mean the same, at the tokens where `real` [B, T] is 1."""
+    assert actual.dtype == expected.dtype == np.float64
+    if real is not None:
+        actual, expected = actual[real == 1], expected[real == 1]
+    assert relative_error(actual, expected) < SAME_MEANING

@@ -1,0 +1,66 @@
+"""Configurations as the hub has them, and that every switch that is compared decides something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refimpl
+from refimpl.api import read_config
+
+from .comparison import assert_agree, relative_error
+from .conftest import PairOf
+from .variants import BASE, VARIANTS, Variant
+
+NO_SWITCH = 1e-5
+SHRUNK = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.neutral is not None])
+def test_a_variant_differs_from_the_one_with_its_switch_off(name: str, pair_of: PairOf, tmp_path: Path) -> None:
+    from .checkpoints import copy_with, overridden
+    from .reference import load_peer
+
+    pair, neutral = pair_of(name), VARIANTS[name].neutral
+    assert neutral is not None
+    switched_off = load_peer(copy_with(pair.directory, tmp_path / "off", lambda config: overridden(config, neutral)))
+    tokens = pair.tokens(2, 29)
+    assert relative_error(switched_off(tokens)[0], pair.peer(tokens)[0]) > NO_SWITCH
+
+
+@pytest.mark.parametrize("type_key", ["rope_type", "type"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_keys_of_transformers_4_mean_the_same(name: str, type_key: str, pair_of: PairOf, tmp_path: Path) -> None:
+    from .checkpoints import as_published, copy_with
+    from .reference import load_peer
+
+    pair = pair_of(name)
+    published = copy_with(pair.directory, tmp_path / "published", lambda config: as_published(config, type_key=type_key))
+    assert "rope_parameters" not in read_config(published)
+    tokens = pair.tokens(2, 29)
+    expected, _ = pair.peer(tokens)
+    assert np.array_equal(load_peer(published)(tokens)[0], expected)
+    assert_agree(refimpl.load(published, dtype="float64")(tokens)[0], expected)
+
+
+@pytest.mark.parametrize("release", [name for name in refimpl.releases() if read_config(name)["model_type"] in BASE])
+def test_a_published_configuration_with_smaller_sizes(release: str, directory_of: Any, tmp_path: Path) -> None:
+    """All keys of the release stay, those that transformers ignores and those it does not."""
+    from .checkpoints import rewrite_config, write_checkpoint
+    from .reference import load_peer
+
+    published = read_config(release)
+    architecture, layers = published["model_type"], 6
+    sizes = {"num_hidden_layers": layers, **{key: BASE[architecture][key] for key in SHRUNK}}
+    sizes |= {key: published[key][:layers] for key in ("no_rope_layers", "layer_types") if key in published}
+    sizes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    config = {**published, **sizes}
+    structural = {key: config[key] for key in (*SHRUNK, "num_hidden_layers", "tie_word_embeddings", "attention_bias")}
+    structural |= {key: config[key] for key in ("head_dim",) if key in config}
+    directory = write_checkpoint(Variant(architecture=architecture, settings=structural), tmp_path / "small")
+    rewrite_config(directory, lambda _: config)
+    tokens = np.random.default_rng(3).integers(0, config["vocab_size"], (2, 29))
+    assert_agree(refimpl.load(directory, dtype="float64")(tokens)[0], load_peer(directory)(tokens)[0])
