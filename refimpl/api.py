@@ -61,6 +61,8 @@ def load(path: str | os.PathLike[str], dtype: str = "float64", *, stream: bool =
     Tensors are memory-mapped: nothing is read before it is used. CheckpointError (a ValueError) names a missing, surplus
     or mis-shaped tensor, a malformed file or a wrong index.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"got a {type(path).__name__} but need the path of a checkpoint directory")
     checkpoint = open_checkpoint(path)
     plan = from_config(checkpoint.config)
     return numpy_model(plan, StoredWeights(plan, checkpoint, dtype, stream=stream), dtype)

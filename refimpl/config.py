@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from math import isfinite
@@ -123,9 +124,10 @@ class Config:
         (self.taken if key in self.values else self.absent)[key] = value
 
     def _typed(self, key: str, value: Any, kind: type[T]) -> T:
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
             value = float(value)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        unfit = isinstance(value, bool) and kind is not bool
+        if unfit or not isinstance(value, kind) or (isinstance(value, float) and not isfinite(value)):
             raise ValueError(f"config: {key} is {value!r} but needs a {kind.__name__}")
         self.taken[key] = value
         return value

@@ -62,6 +62,9 @@ class LowPrecision(np.ndarray[Any, Any]):
     def __array_finalize__(self, parent: Any) -> None:
         self.precision = getattr(parent, "precision", None)
 
+    def __setitem__(self, place: Any, value: Any) -> None:
+        plain(self)[place] = value if self.precision is None else plain(low_precision(value, self.precision))
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         precision = precision_of(inputs, options)
         targets = options.pop("out", (None,))

@@ -1,6 +1,6 @@
 """Ops: the vocabulary that the wiring of a model speaks, its NumPy interpretation, and the wrappers around any interpretation.
 
-The wiring (`refimpl.blocks`, `refimpl.forward`) calls `ops.rms_norm(x, weight, eps=...)` and so on and never looks into a
+The wiring (`refimpl.blocks`, `Blueprint.forward`) calls `ops.rms_norm(x, weight, eps=...)` and so on and never looks into a
 value, so one wiring serves every interpreter: NumPy arrays, nodes of an ONNX graph, a backend's own functions. All calls
 go through one door, `Ops.call(name, *values, **options)`, which is what a wrapper overrides.
 """
@@ -16,6 +16,7 @@ import numpy as np
 
 from refimpl.layers import VOCABULARY
 from refimpl.numerics import Array, float_format, is_float, low_precision, plain
+from refimpl.shapes import check_counts
 
 
 def add(x: Array, y: Array) -> Array:
@@ -27,6 +28,7 @@ def add(x: Array, y: Array) -> Array:
 
 def split_heads(x: Array, *, heads: int) -> Array:
     """[B, T, H·K] -> [B, T, H, K]: head h is the h-th run of K entries."""
+    check_counts("split_heads", heads=heads)
     if x.shape[-1] % heads:
         raise ValueError(f"split_heads: the last axis has {x.shape[-1]} entries, which {heads} heads do not divide")
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
@@ -39,6 +41,8 @@ def merge_heads(x: Array) -> Array:
 
 def append(past: Array, new: Array) -> Array:
     """The cache [B, S, ...] followed by the new entries [B, T, ...]: [B, S + T, ...]."""
+    if past.ndim != new.ndim or past.shape[:1] + past.shape[2:] != new.shape[:1] + new.shape[2:]:
+        raise ValueError(f"append: new has shape {new.shape} but needs {past.shape} with any second size, as past has")
     return np.concatenate([past, new], axis=1)
 
 
@@ -78,7 +82,10 @@ class NumpyOps(Ops):
     """The specification itself: every name is the function of `refimpl.layers`."""
 
     def call(self, name: str, *values: Any, **options: Any) -> Any:
-        return (VOCABULARY.get(name) or GLUE[name])(*values, **options)
+        function = VOCABULARY.get(name) or GLUE.get(name)
+        if function is None:
+            raise ValueError(f"no such function in the vocabulary: {name}")
+        return function(*values, **options)
 
 
 class Wrapper(Ops):

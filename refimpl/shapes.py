@@ -10,6 +10,7 @@ The dimension key, used in names (`scores_BHTS`), in docstrings and in messages:
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ def check_integers(layer: str, **arrays: Any) -> None:
 def check_numbers(layer: str, *, above: float | None = None, at_least: float | None = None, **numbers: Any) -> None:
     """Require finite real numbers, each `above` or `at_least` a bound where one is given."""
     for name, value in numbers.items():
-        fits = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool) and np.isfinite(value)
+        fits = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+        fits = fits and (abs(value) <= sys.float_info.max if isinstance(value, int) else np.isfinite(value))
         if not fits or (above is not None and value <= above) or (at_least is not None and value < at_least):
             raise ValueError(f"{layer}: {name} is {value!r} but needs a {spell_bound(above=above, at_least=at_least)}")
 

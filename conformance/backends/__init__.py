@@ -11,4 +11,5 @@ BUILT_IN: dict[str, str] = {
     "torch": "conformance.backends.torch:backend",
     "torch:cuda": "conformance.backends.torch:cuda_backend",
     "transformers": "conformance.backends.transformers:backend",
+    "transformers:sdpa": "conformance.backends.transformers:sdpa_backend",
 }

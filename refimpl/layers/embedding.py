@@ -5,7 +5,7 @@ from __future__ import annotations
 from refimpl.layers.attention import soft_cap
 from refimpl.layers.mlp import linear
 from refimpl.numerics import Array, scalar_like
-from refimpl.shapes import check, check_floats, check_integers
+from refimpl.shapes import check, check_floats, check_integers, check_numbers
 
 
 def embedding(tokens: Array, weight: Array, *, scale: float | None = None) -> Array:
@@ -27,7 +27,10 @@ def embedding(tokens: Array, weight: Array, *, scale: float | None = None) -> Ar
     if tokens.size and not (tokens.min() >= 0 and tokens.max() < sizes["V"]):
         raise ValueError(f"embedding: tokens range from {tokens.min()} to {tokens.max()} but must lie in 0 .. {sizes['V'] - 1}")
     rows_BTD = weight[tokens]
-    return rows_BTD if scale is None else rows_BTD * scalar_like(scale, weight)
+    if scale is None:
+        return rows_BTD
+    check_numbers("embedding", scale=scale)
+    return rows_BTD * scalar_like(scale, weight)
 
 
 def lm_head(x: Array, weight: Array, *, scale: float | None = None, softcap: float | None = None) -> Array:
@@ -45,5 +48,6 @@ def lm_head(x: Array, weight: Array, *, scale: float | None = None, softcap: flo
     check("lm_head", x=(x, "BTD"), weight=(weight, "VD"))
     logits_BTV = linear(x, weight)
     if scale is not None:
+        check_numbers("lm_head", scale=scale)
         logits_BTV = logits_BTV * scalar_like(scale, x)
     return logits_BTV if softcap is None else soft_cap(logits_BTV, cap=softcap)

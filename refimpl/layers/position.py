@@ -141,11 +141,17 @@ def yarn_attention_factor(factor: float, *, mscale: float | None = None, mscale_
     Pitfalls: yarn-attention-factor-ignored, yarn-attention-factor-squared, yarn-attention-factor-through-log.
     Source: Peng et al., arXiv:2309.00071, section 3.3; DeepSeek-V3 (mscale).
     """
+    check_numbers("yarn_attention_factor", factor=factor, above=0)
+    check_numbers("yarn_attention_factor", mscale=mscale or 0, mscale_all_dim=mscale_all_dim or 0)
 
     def m(scale: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
-    return m(mscale) / m(mscale_all_dim) if mscale and mscale_all_dim else m(1.0)
+    if not (mscale and mscale_all_dim):
+        return m(1.0)
+    if m(mscale_all_dim) == 0:
+        raise ValueError(f"yarn_attention_factor: mscale_all_dim is {mscale_all_dim}, which makes the divisor 0")
+    return m(mscale) / m(mscale_all_dim)
 
 
 def rope_cos_sin(positions: Array, inv_freq: Array, *, attention_factor: float = 1.0) -> tuple[Array, Array]:
@@ -166,6 +172,7 @@ def rope_cos_sin(positions: Array, inv_freq: Array, *, attention_factor: float =
     check("rope_cos_sin", positions=(positions, "BT"), inv_freq=(inv_freq, "P"))
     check_integers("rope_cos_sin", positions=positions)
     check_floats("rope_cos_sin", inv_freq=inv_freq)
+    check_numbers("rope_cos_sin", attention_factor=attention_factor)
     angles_BTP = positions[:, :, None].astype(inv_freq.dtype) * inv_freq
     factor = inv_freq.dtype.type(attention_factor)
     return np.cos(angles_BTP) * factor, np.sin(angles_BTP) * factor

@@ -28,7 +28,7 @@ def read_rope(config: Config, *, head_dim: int, default_theta: float, partial: b
     rotary_dim = int(head_dim * share)
     if rotary_dim < 2 or rotary_dim % 2:
         raise ValueError(f"config: {rotary_dim} of {head_dim} entries of a head are to be rotated, but they go in pairs")
-    scaling = _scaling(keys, max_positions)
+    scaling = _scaling(keys, theta, max_positions)
     keys.finish()
     return Rope(rotary_dim=rotary_dim, theta=theta, scaling=scaling)
 
@@ -41,7 +41,7 @@ def _either(config: Config, keys: Config, name: str, default: float) -> float:
     return next((value for value in (inner, outer) if value is not None), default)
 
 
-def _scaling(keys: Config, max_positions: int | None) -> Scaling:
+def _scaling(keys: Config, theta: float, max_positions: int | None) -> Scaling:
     old, new = keys.optional("type", str), keys.optional("rope_type", str)
     if old and new and old != new:
         raise ValueError(f"config: type is {old!r} but rope_type is {new!r}; one of them must go")
@@ -53,7 +53,7 @@ def _scaling(keys: Config, max_positions: int | None) -> Scaling:
         case "llama3":
             return _llama3(keys, max_positions)
         case "yarn":
-            return _yarn(keys, max_positions)
+            return _yarn(keys, theta, max_positions)
     raise ValueError(f"config: rope_type is {kind!r} but must be one of 'default', 'linear', 'llama3', 'yarn'")
 
 
@@ -69,7 +69,9 @@ def _llama3(keys: Config, max_positions: int | None) -> Llama3:
     )
 
 
-def _yarn(keys: Config, max_positions: int | None) -> Yarn:
+def _yarn(keys: Config, theta: float, max_positions: int | None) -> Yarn:
+    if theta <= 1:
+        raise ValueError(f"config: rope_theta is {theta} but needs a number above 1 for yarn")
     original = _original_length(keys, max_positions)
     factor = keys.optional("factor", float)
     if factor is None:
