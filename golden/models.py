@@ -28,6 +28,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "no_rope_layers": [1, 0, 1, 1, 0],
         "attention_bias": True,
         "tie_word_embeddings": True,
+        "pad_token_id": None,
         "torch_dtype": "float32",
     },
     "qwen3": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def make(directory: Path | None, unconfirmed: bool) -> None:
 
 
 def _confirm() -> Any:
+    import golden as store
+
+    sys.path.insert(0, str(Path(store.__file__).parents[1]))
     try:
         from tests.peers.reference import float64_logits
     except ImportError:

@@ -26,10 +26,10 @@ LAYER_PARTS = {
 PARTS = {"embedding": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
 
 
-def head_counts(config: Config) -> tuple[int, int]:
-    """Query heads and key/value heads; the latter must divide the former."""
+def head_counts(config: Config, *, default_kv_heads: int) -> tuple[int, int]:
+    """Query heads and key/value heads, which must divide them; null means as many."""
     heads = config.positive("num_attention_heads")
-    kv_heads = config.optional_positive("num_key_value_heads", heads) or heads
+    kv_heads = config.optional_positive("num_key_value_heads", default_kv_heads) or heads
     if heads % kv_heads:
         raise ValueError(f"config: num_attention_heads is {heads}, which num_key_value_heads = {kv_heads} does not divide")
     return heads, kv_heads

@@ -23,7 +23,7 @@ def smollm3(config: Config) -> Blueprint:
     attention_bias (on q, k, v and o), mlp_bias, tie_word_embeddings
     """
     count = config.positive("num_hidden_layers")
-    heads, kv_heads = head_counts(config)
+    heads, kv_heads = head_counts(config, default_kv_heads=4)
     hidden_size = config.positive("hidden_size")
     head_dim = config.optional_positive("head_dim") or hidden_size // heads
     rope = read_rope(config, head_dim=head_dim, default_theta=2e6)

@@ -53,11 +53,13 @@ class TestCommonKeys:
         with pytest.raises(ValueError, match="num_attention_heads is 6, which num_key_value_heads = 4 does not divide"):
             refimpl.blueprint(config(**values))
 
-    @pytest.mark.parametrize(
-        "change", [lambda c: without(c, "num_key_value_heads"), lambda c: {**c, "num_key_value_heads": None}]
-    )
-    def test_absent_key_value_heads_are_as_many_as_heads(self, config, change) -> None:
-        assert {mixer.kv_heads for mixer in mixers(change(config()))} == {config()["num_attention_heads"]}
+    def test_null_key_value_heads_are_as_many_as_heads(self, config) -> None:
+        values = config(num_key_value_heads=None)
+        assert {mixer.kv_heads for mixer in mixers(values)} == {values["num_attention_heads"]}
+
+    def test_absent_key_value_heads_are_those_of_the_class(self, config) -> None:
+        values = without(config(num_attention_heads=32, head_dim=2), "num_key_value_heads")
+        assert {mixer.kv_heads for mixer in mixers(values)} == {{"smollm3": 4, "qwen3": 32}[values["model_type"]]}
 
     def test_an_odd_rotated_width_is_an_error(self, config) -> None:
         with pytest.raises(ValueError, match=r"config: .*7"):

@@ -1,0 +1,191 @@
+"""The command line: what it prints, where errors go, and its exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import refimpl
+from refimpl.checkpoint import save_checkpoint
+from refimpl.cli import status
+
+CONFIG = {
+    "model_type": "qwen3",
+    "vocab_size": 31,
+    "hidden_size": 12,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    model = refimpl.init(CONFIG, seed=3)
+    tensors = {model.blueprint.names[name]: array for name, array in model.weights.items()}
+    save_checkpoint(tmp_path / "checkpoint", CONFIG, tensors)
+    return tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]):
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = status([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_list_releases(call) -> None:
+    code, out, _ = call("list", "releases", "--json")
+    rows = {row["release"]: row["parameters"] for row in json.loads(out)}
+    assert code == 0
+    assert rows["HuggingFaceTB/SmolLM3-3B"] == 3_075_098_624
+
+
+@pytest.mark.parametrize("what", ["layers", "cases", "backends"])
+def test_lists_in_words_and_json_agree(call, what: str) -> None:
+    rows = json.loads(call("list", what, "--json")[1])
+    text = call("list", what)[1]
+    assert rows
+    assert all(str(next(iter(row.values()))) in text for row in rows)
+
+
+def test_show_prints_the_card_and_draws_it(call, tmp_path: Path) -> None:
+    code, out, _ = call("show", "HuggingFaceTB/SmolLM3-3B", "--svg", tmp_path / "card.svg")
+    assert code == 0
+    assert "3,075,098,624" in out
+    assert "no positions (NoPE)" in out
+    assert (tmp_path / "card.svg").read_text().startswith("<svg")
+
+
+def test_show_json_has_plain_numbers(call) -> None:
+    card = json.loads(call("show", "Qwen/Qwen3-4B", "--json")[1])
+    assert card["parameters"] == 4_022_468_096
+    assert card["cache bytes a token"] == 36 * 2 * 8 * 128 * 2
+
+
+def test_compare_puts_models_side_by_side(call, tmp_path: Path) -> None:
+    code, out, _ = call("compare", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "--markdown", "--html", tmp_path / "c.html")
+    assert code == 0
+    assert "596,049,920 | 8,190,735,360" in out
+    assert "596,049,920" in (tmp_path / "c.html").read_text()
+
+
+def test_run_prints_the_tokens_that_the_model_gives(call, checkpoint: Path) -> None:
+    expected = refimpl.generate(refimpl.load(checkpoint, "float32"), np.array([[1, 2, 3]]), 5)[0, 3:].tolist()
+    for options in ([], ["--stream"]):
+        code, out, _ = call("run", checkpoint, "--tokens", "1,2,3", "--max-new-tokens", 5, *options)
+        assert (code, out.strip()) == (0, ",".join(map(str, expected)))
+
+
+def test_lint_tells_the_switches_and_fails_on_an_unknown_key(call, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG))
+    code, out, _ = call("lint", path, "--json")
+    kinds = {row["key"]: row["kind"] for row in json.loads(out)}
+    assert code == 0
+    assert (kinds["head_dim"], kinds["sliding_window"]) == ("used", "default")
+    path.write_text(json.dumps({**CONFIG, "slidding_window": 4}))
+    code, out, _ = call("lint", path)
+    assert code == 1
+    assert "did you mean 'sliding_window'" in out
+
+
+def test_export_writes_a_graph(call, checkpoint: Path) -> None:
+    code, out, _ = call("export", checkpoint, "-o", checkpoint / "model.onnx", "--verify")
+    assert code == 0
+    assert "verified" in out
+    assert (checkpoint / "model.onnx").is_file()
+
+
+def test_conform_runs_a_users_file_and_reports(call, tmp_path: Path) -> None:
+    adapter = tmp_path / "mine.py"
+    adapter.write_text("from refimpl.layers import rms_norm, swiglu\n")
+    files = {kind: tmp_path / f"report.{kind}" for kind in ("json", "junit", "html")}
+    options = [text for kind, path in files.items() for text in (f"--{kind}", path)]
+    code, out, _ = call("conform", adapter, "--max-examples", 3, *options)
+    assert code == 0
+    assert "rms_norm" in out
+    assert all(path.stat().st_size for path in files.values())
+
+
+def test_conform_fails_and_the_printed_line_reproduces(call, tmp_path: Path) -> None:
+    adapter = tmp_path / "faulty.py"
+    adapter.write_text("from refimpl.layers import swiglu as right\ndef swiglu(gate, up):\n    return right(up, gate)\n")
+    code, out, _ = call("conform", adapter, "--max-examples", 0)
+    assert code == 1
+    line = next(line for line in out.splitlines() if "reproduce:" in line)
+    words = line.split("refimpl ")[1].split()
+    code, out, _ = call(*words)
+    assert code == 1
+    assert words[1] in out
+
+
+def test_new_backend_conforms(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("new-backend", "started")[0] == 0
+    assert call("conform", "started.py", "--max-examples", 3, "-q")[0] == 0
+    assert call("new-backend", "started")[0] == 4
+
+
+def test_golden_verify(call) -> None:
+    code, out, _ = call("golden", "verify")
+    assert code == 0
+    assert "entries hold" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["show", "Qwen/Qwen3-5B"], "unknown release 'Qwen/Qwen3-5B'; did you mean"),
+        (["show", "nowhere/config.json"], "no such file or directory"),
+        (["compare", "Qwen/Qwen3-4B"], "compare needs two models or more"),
+        (["run", "nowhere", "--tokens", "1"], "nowhere"),
+        (["run", ".", "--tokens", "1,x"], "--tokens is '1,x' but needs integers separated by commas"),
+        (["run", "."], "give the prompt with either --tokens or --prompt"),
+        (["run", ".", "--prompt", "hello"], "tokenizer.json: no such file"),
+        (["conform", "tourch"], "no backend 'tourch'; did you mean 'torch'?"),
+        (["conform", "numpy", "--dtype", "float8"], "float8"),
+        (["conform", "numpy", "--level", "floor"], "floor"),
+        (["conform", "numpy", "-k", "a and and b"], "a and and b"),
+        (["conform", "nowhere.py"], "nowhere.py: no such file"),
+        (["reproduce", "norm/none", "--backend", "numpy"], "no case 'norm/none'"),
+        (["export", "nowhere", "-o", "x.onnx"], "nowhere"),
+        (["golden", "verify", "nowhere"], "MANIFEST.json: no such file"),
+        (["new-backend", "not-a-name"], "needs to be a Python identifier"),
+        (["list", "mutes"], "mutes"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence_and_status_4(call, arguments: list[str], sentence: str) -> None:
+    code, out, err = call(*arguments)
+    assert code == 4
+    assert sentence in err
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_too_few_cases_is_status_5(call) -> None:
+    assert call("conform", "numpy", "-k", "silu", "--max-examples", 0, "--min-cases", 1000)[0] == 5
+
+
+def test_an_internal_error_is_status_3(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refimpl.api, "releases", lambda: 1 / 0)
+    code, _, err = call("list", "releases")
+    assert code == 3
+    assert "internal error: ZeroDivisionError" in err
+
+
+def test_interrupting_is_status_2(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(refimpl.api, "releases", interrupted)
+    assert call("list", "releases")[0] == 2
