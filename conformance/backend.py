@@ -55,6 +55,7 @@ class Backend:
         if callable(unavailable) and (reason := unavailable()):
             raise BackendError(str(reason))
         self.name = str(self._attribute("name") or name or _own_name(functions))
+        self.reference = self.name  # what to write on a command line; `load_backend` knows better
         version = self._attribute("version")
         self.version = str(version) if isinstance(version, str) else ""
         self.dtypes = _dtypes(self._attribute("dtypes"), self.name)

@@ -84,15 +84,18 @@ class Case(ABC):
 
     @property
     def rule(self) -> str:
-        """The rules in words, e.g. "R3  exactly the last W places, the query's own included."."""
-        return "; ".join(f"{rule} {rule_text(self.function, rule)}".strip() for rule in self.rules)
+        """The rules in words, e.g. "R1: the blend is linear in the number of turns, not in the wavelength"."""
+        return "; ".join(f"{rule}: {rule_text(self.function, rule).removesuffix('.')}" for rule in self.rules)
 
 
 def rule_text(function: str, rule: str) -> str:
     """What rule `rule` (R1, R2, ...) of a layer says, from its docstring; empty when it has none of that number."""
     document = VOCABULARY[function].__doc__ or "" if function in VOCABULARY else ""
     found = re.search(rf"\b{rule}  (.*?)(?=\n\s+[RT]\d+  |\n    \w+:|\Z)", document, re.DOTALL)
-    return " ".join(found.group(1).split()) if found else ""
+    if found:
+        return " ".join(found.group(1).split())
+    same = re.search(r"\brules\b[^`\n]*: as `(\w+)`", document)
+    return rule_text(same.group(1), rule) if same else ""
 
 
 NOT_COVERED = Judgement(verdict="not covered", sentence="the backend does not offer it")

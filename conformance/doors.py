@@ -26,6 +26,12 @@ def load_backend(backend: Any) -> Backend:
     """
     if not isinstance(backend, str):
         return as_backend(backend)
+    found = _by_name(backend)
+    found.reference = backend
+    return found
+
+
+def _by_name(backend: str) -> Backend:
     if backend in BUILT_IN:
         return _from_module(BUILT_IN[backend], name=backend)
     installed = _installed()

@@ -67,7 +67,7 @@ def as_junit(report: Report) -> str:
             elif result.failed:
                 tag = "failure" if result.verdict == "fail" else "error"
                 element = ElementTree.SubElement(test, tag, message=_printable(_verdict(result)))
-                element.text = _printable(failure_text(result, report.backend))
+                element.text = _printable(failure_text(result, report.reference))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -79,7 +79,7 @@ def as_html(report: Report) -> str:
     title = escape(f"{report.backend} {report.version}".strip())
     rows = "\n".join(_html_row(level, layer, results) for (level, layer), results in grouped(report.results).items())
     failed = [result for result in report.results if result.failed]
-    failures = "\n".join(f"<pre>{escape(failure_text(result, report.backend))}</pre>" for result in failed) or "<p>None.</p>"
+    failures = "\n".join(f"<pre>{escape(failure_text(result, report.reference))}</pre>" for result in failed) or "<p>None.</p>"
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

@@ -2,7 +2,7 @@
 
 The budget of a problem is derived from the problem. Its noise is the largest, over all of these, of the distance to the truth:
 
-    (a) the specification evaluated in the tested dtype, as it is and with every step off by some ulps
+    (a) the specification evaluated in the tested dtype, here and for inputs nearby, and with every step off by some ulps
     (b) the truth for inputs perturbed by one rounding of the dtype
     (c) one ulp at the scale of the output (in the RMS: one rounding), and the smallest step that the dtype has
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.readings import Exact, InFormat, Perturbed
+from conformance.readings import Exact, InFormat, Nearby, Perturbed
 from conformance.unsteady import Unsteady
 from conformance.verdict import Judgement, Kind
 from refimpl.numerics import FORMATS, Array, is_float, smallest_step, unit_roundoff
@@ -26,6 +26,7 @@ from refimpl.numerics import FORMATS, Array, is_float, smallest_step, unit_round
 CONSTANT = 2.0
 UNSTEADY_SAMPLES = 2
 PERTURBED_SAMPLES = 4
+NEARBY_SAMPLES = 2
 
 Evaluate = Callable[[Exact], tuple[Array, ...]]
 
@@ -74,13 +75,15 @@ def expect(evaluate: Evaluate, dtype: str, *, seed: int = 0) -> tuple[Expectatio
     readings: list[Exact] = [InFormat(dtype)]
     readings += [Unsteady(dtype, seed + index) for index in range(UNSTEADY_SAMPLES)]
     readings += [Perturbed(dtype, seed + index) for index in range(PERTURBED_SAMPLES)]
+    nearby = [(InFormat(dtype, seed + index), Nearby(dtype, seed + index)) for index in range(NEARBY_SAMPLES)]
     with np.errstate(all="ignore"):
-        samples = [evaluate(reading) for reading in readings]
+        pairs = [(evaluate(reading), truths) for reading in readings]
+        pairs += [(evaluate(rounded), evaluate(exact)) for rounded, exact in nearby]
     expectations = []
     for index, truth in enumerate(truths):
         noise = rounding_noise(truth, dtype)
-        for sample in samples:
-            error = Norms.of(sample[index] - truth)
+        for sample, reference in pairs:
+            error = Norms.of(sample[index] - reference[index])
             if not np.isfinite(error.maximum):
                 raise ValueError(f"the inputs of this problem do not fit {dtype}: the specification overflows in it")
             noise = noise.larger(error)

@@ -5,6 +5,7 @@ what becomes of the inputs and of every step:
 
     Exact       the truth: the specification in float64 (in long double where float64 itself is tested)
     InFormat    the specification in the tested dtype, rounded where a released model rounds
+    Nearby      the truth for other inputs in that dtype, against which InFormat is measured there
     Unsteady    the specification with every step off by some ulps (conformance.unsteady)
     Perturbed   the truth for inputs that differ by one rounding of the tested dtype
     Candidate   the backend's own functions (conformance.backend)
@@ -96,11 +97,27 @@ class Perturbed(Exact):
         return array * (1 + self.wide.type(unit_roundoff(self.dtype)) * noise)
 
 
-class InFormat(Exact):
-    """The specification in the tested dtype."""
+class Nearby(Exact):
+    """The truth for inputs that are other numbers of the tested dtype, a few ulps away; the same for the same seed."""
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, seed: int | None) -> None:
         super().__init__(dtype)
+        self._generator = None if seed is None else np.random.default_rng([seed, 3])
+
+    def disturb(self, value: Any) -> Any:
+        return value if self._generator is None else on_floats(self._moved, value)
+
+    def _moved(self, array: Array) -> Array:
+        assert self._generator is not None
+        steps = 4 * unit_roundoff(self.dtype) * self._generator.uniform(-1, 1, array.shape)
+        return (array * (1 + steps)).astype(FORMATS[self.dtype]).astype(self.wide)
+
+
+class InFormat(Nearby):
+    """The specification in the tested dtype, for the inputs themselves or (with a seed) for nearby ones."""
+
+    def __init__(self, dtype: str, seed: int | None = None) -> None:
+        super().__init__(dtype, seed)
         self.angle_format = FORMATS[computing_format(dtype)]
 
     def cast(self, value: Any) -> Any:

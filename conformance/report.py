@@ -17,10 +17,12 @@ OK, FAILED, TOO_FEW = 0, 1, 5
 class Report:
     """The results of one run in the order of the cases.
 
-    settings: what was asked for. minimum: how many cases must have run; None: one a covered layer.
+    reference: the backend as a command line names it. settings: what was asked for.
+    minimum: how many cases must have run; None: one a covered layer.
     """
 
     backend: str
+    reference: str
     version: str
     results: tuple[Result, ...]
     settings: dict[str, Any] = field(default_factory=dict)

@@ -80,7 +80,12 @@ def run(
             progress.finish()
     settings = {"k": k, "level": level, "dtypes": list(dtypes), "max_examples": max_examples, "seed": seed}
     return Report(
-        backend=candidate.name, version=candidate.version, results=tuple(results), settings=settings, minimum=min_cases
+        backend=candidate.name,
+        reference=candidate.reference,
+        version=candidate.version,
+        results=tuple(results),
+        settings=settings,
+        minimum=min_cases,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 from rich.table import Table
@@ -11,11 +12,16 @@ from conformance.report import Report
 from conformance.verdict import Result
 
 
-def failure_text(result: Result, backend: str) -> str:
-    """What went wrong, the numbers, where it is worst, and the command that shows it again."""
+def failure_text(result: Result, reference: str) -> str:
+    """What went wrong, the numbers, where it is worst, and the command that shows it again.
+
+    reference: the backend as a command line names it (`Report.reference`).
+    """
     judgement = result.judgement
     verdict = f"{judgement.verdict.upper()}{f' ({judgement.kind})' if judgement.kind else ''}"
-    head = f"{verdict}  {result.id}" + (f"        rule {result.rule}" if result.rule else "")
+    head = f"{verdict}  {result.id}" + (
+        f"        {'law: ' if result.level == 'law' else 'rule '}{result.rule}" if result.rule else ""
+    )
     lines = [head]
     if judgement.sentence:
         lines.append(judgement.sentence)
@@ -31,13 +37,13 @@ def failure_text(result: Result, backend: str) -> str:
         lines.append(f"smallest failing case: {judgement.minimal}")
     if result.expected:
         lines.append(f"expected: {result.expected}")
-    lines.append(f"reproduce:  refimpl reproduce {quoted(judgement.minimal or result.id)} --backend {backend}")
+    lines.append(f"reproduce:  refimpl reproduce {quoted(judgement.minimal or result.id)} --backend {quoted(reference)}")
     return "\n      ".join(lines)
 
 
-def quoted(case_id: str) -> str:
-    """A case id as a shell takes it."""
-    return f"'{case_id}'" if "[" in case_id else case_id
+def quoted(text: str) -> str:
+    """A case id or a path as a shell takes it."""
+    return shlex.quote(text)
 
 
 def summary_table(report: Report) -> Table:

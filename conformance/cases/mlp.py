@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from conformance.family import Family, Inputs, Values, edge
+from refimpl.numerics import Array
 
 # Where the forms of GELU differ by more than their values' rounding, also in bfloat16.
 GELU_FORMS_PART = (-4.4, -3.6)
@@ -22,14 +23,21 @@ def linear(values: Values, *, front: tuple[int, ...], inputs: int, outputs: int,
 
 
 def pointwise(values: Values, *, shape: tuple[int, ...], low: float = -4.0, high: float = 4.0, **options: Any) -> Inputs:
-    """x spread evenly between two bounds."""
-    return Inputs({"x": values.uniform(low, high, shape)}, options)
+    """x spread evenly between two bounds, the upper one among them."""
+    return Inputs({"x": _spread(values, shape, low, high)}, options)
 
 
 def gated(values: Values, *, shape: tuple[int, ...], low: float = -4.0, high: float = 4.0, **options: Any) -> Inputs:
     """The gate spread evenly between two bounds; the other factor away from 0, so that it hides nothing."""
     up = values.uniform(0.5, 2, shape) * values.choice([-1, 1], shape)
-    return Inputs({"gate": values.uniform(low, high, shape), "up": up}, options)
+    return Inputs({"gate": _spread(values, shape, low, high), "up": up}, options)
+
+
+def _spread(values: Values, shape: tuple[int, ...], low: float, high: float) -> Array:
+    """Where activations fade out they are known to the precision of their large values, so one of these is always there."""
+    x = values.uniform(low, high, shape)
+    x.flat[0] = high
+    return x
 
 
 def soft_cap(values: Values, *, shape: tuple[int, ...], cap: float, reach: float) -> Inputs:

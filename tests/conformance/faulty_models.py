@@ -1,0 +1,90 @@
+"""Engines that load a checkpoint wrongly, in ways that real ones have."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+
+from conformance.backends import numpy as specification
+
+
+def with_config(**changes):
+    """An engine that reads the configuration with some keys changed (None: removed)."""
+
+    def load(directory):
+        other = directory.with_name(directory.name + "-changed")
+        shutil.copytree(directory, other, dirs_exist_ok=True)
+        config = json.loads((other / "config.json").read_text())
+        for key, value in changes.items():
+            found = value(config) if callable(value) else value
+            if found is None:
+                config.pop(key, None)
+            else:
+                config[key] = found
+        (other / "config.json").write_text(json.dumps(config))
+        return specification.load(other)
+
+    return load
+
+
+def _has_rope(config, has):
+    return [has] * config["num_hidden_layers"] if config["model_type"] == "smollm3" else None
+
+
+def _inverted(config):
+    flags = config.get("no_rope_layers") or [
+        int((index + 1) % config.get("no_rope_layer_interval", 4) != 0) for index in range(config["num_hidden_layers"])
+    ]
+    return [1 - flag for flag in flags] if config["model_type"] == "smollm3" else None
+
+
+def wrapped(around):
+    """An engine whose calls go through around(engine, tokens, cache, attention_mask)."""
+
+    def load(directory):
+        engine = specification.load(directory)
+
+        def call(tokens, cache=None, *, attention_mask=None):
+            return around(engine, tokens, cache, attention_mask)
+
+        return call
+
+    return load
+
+
+def padding_ignored(engine, tokens, cache, attention_mask):
+    return engine(tokens, cache)
+
+
+def positions_count_padding(engine, tokens, cache, attention_mask):
+    positions = None if attention_mask is None else np.tile(np.arange(tokens.shape[1]), (len(tokens), 1)) * 2
+    return engine(tokens, cache, attention_mask=attention_mask, positions=positions)
+
+
+def decode_one_place_early(engine, tokens, cache, attention_mask):
+    if cache is None or tokens.shape[1] > 1:
+        return engine(tokens, cache, attention_mask=attention_mask)
+    return engine(tokens, cache, positions=np.full(tokens.shape, len(cache) - 1))
+
+
+def logits_of_the_last_token(engine, tokens, cache, attention_mask):
+    logits, cache = engine(tokens, cache, attention_mask=attention_mask)
+    return logits[:, -1:], cache
+
+
+# Fault -> the architecture to blame, and the engine that has it.
+FAULTY_MODELS = {
+    "NoPE ignored": ("smollm3", with_config(no_rope_layers=lambda config: _has_rope(config, 1))),
+    "NoPE flags inverted": ("smollm3", with_config(no_rope_layers=_inverted)),
+    "YaRN ignored": ("qwen3", with_config(rope_scaling=None)),
+    "window ignored": ("qwen3", with_config(use_sliding_window=False)),
+    "window one too long": ("qwen3", with_config(sliding_window=lambda config: (config["sliding_window"] or 3) + 1)),
+    "another eps": ("qwen3", with_config(rms_norm_eps=1e-5)),
+    "another theta": ("smollm3", with_config(rope_theta=5e5)),
+    "padding ignored": ("smollm3", wrapped(padding_ignored)),
+    "positions count padding": ("qwen3", wrapped(positions_count_padding)),
+    "decoding rotates one place early": ("smollm3", wrapped(decode_one_place_early)),
+    "logits of the last token only": ("qwen3", wrapped(logits_of_the_last_token)),
+}
