@@ -10,6 +10,7 @@
 `conformance.backend`; how ids are built, `conformance.case`; how budgets are derived, `conformance.judge`.
 """
 
+from conformance import laws
 from conformance.backend import Backend, BackendError
 from conformance.case import Case
 from conformance.catalogue import cases, find_case
@@ -29,6 +30,7 @@ __all__ = [
     "backend_names",
     "cases",
     "find_case",
+    "laws",
     "load_backend",
     "reproduce",
     "run",

@@ -26,7 +26,7 @@ from refimpl.numerics import FORMATS, Array, is_float, smallest_step, unit_round
 CONSTANT = 2.0
 UNSTEADY_SAMPLES = 2
 PERTURBED_SAMPLES = 4
-NEARBY_SAMPLES = 2
+NEARBY_SAMPLES = 6
 
 Evaluate = Callable[[Exact], tuple[Array, ...]]
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
+
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from conformance import select
 from conformance.backend import Backend
@@ -67,8 +70,7 @@ def run(
     if progress:
         progress.start(sum(matches(case.id) for case in chosen))
     try:
-        with tempfile.TemporaryDirectory(prefix="refimpl-") as directory:
-            workspace = Workspace(Path(directory))
+        with _workspace() as workspace:
             for case in chosen:
                 if matches(case.id):
                     result = replace(case.result(candidate, workspace), expected=xfails.reason(case.id))
@@ -97,5 +99,16 @@ def reproduce(case_id: str, backend: Any) -> tuple[Case, Result]:
 
 def result_of(case: Case, backend: Backend) -> Result:
     """One case in a workspace of its own."""
+    with _workspace() as workspace:
+        return case.result(backend, workspace)
+
+
+@contextmanager
+def _workspace() -> Iterator[Workspace]:
+    """A temporary directory, in which Hypothesis too keeps what it would leave where the command was called."""
     with tempfile.TemporaryDirectory(prefix="refimpl-") as directory:
-        return case.result(backend, Workspace(Path(directory)))
+        set_hypothesis_home_dir(Path(directory) / "hypothesis")
+        try:
+            yield Workspace(Path(directory))
+        finally:
+            set_hypothesis_home_dir(None)

@@ -209,6 +209,12 @@ def test_reports_as_files(tmp_path):
     assert "fail" in totals_text(report)
 
 
+def test_a_run_leaves_nothing_where_it_was_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("numpy", k="rms_norm or smollm3", dtype="float32").ok
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_runs_give_the_same_report():
     reports = [run("numpy", dtype="bfloat16", k="attention", max_examples=10).to_json() for _ in range(2)]
     assert reports[0] == reports[1]
