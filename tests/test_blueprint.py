@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import qwen3, smollm3, without
 
 import refimpl
 from refimpl.card import card
 from refimpl.lint import lint
 from refimpl.releases import release
+from tests.tiny import qwen3, smollm3, without
 
 
 class TestReleases:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny import qwen3, smollm3, tokens
 
 import refimpl
 from refimpl.generate import generate, greedy
+from tests.tiny import qwen3, smollm3, tokens
 
 MODELS = {
     "qwen3": refimpl.init(

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import loops
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import qwen3, smollm3, tokens
 
 import refimpl
 from refimpl import Cache, Model
 from refimpl.numerics import plain
 from refimpl.ops import NumpyOps, Replaced, Rounded, Traced
+from tests import loops
+from tests.tiny import qwen3, smollm3, tokens
 
 CONFIGS = {
     "qwen3": qwen3(vocab_size=47),

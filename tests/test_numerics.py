@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import normal
 
 from refimpl.numerics import (
     FORMATS,
@@ -27,6 +26,7 @@ from refimpl.numerics import (
     smallest_step,
     unit_roundoff,
 )
+from tests.tiny import normal
 
 BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
 NARROW = pytest.mark.parametrize("dtype", [BF16, F16], ids=str)

@@ -8,11 +8,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from tiny import normal
 
 from refimpl.layers import VOCABULARY, rms_norm, silu
 from refimpl.numerics import LowPrecision, plain
 from refimpl.ops import GLUE, NumpyOps, Ops, Replaced, Rounded, Traced, Wrapper
+from tests.tiny import normal
 
 BF16 = ml_dtypes.bfloat16
 

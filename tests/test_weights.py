@@ -9,12 +9,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from tiny import qwen3, smollm3, tokens
 
 import refimpl
 from refimpl.blueprint import Blueprint
 from refimpl.checkpoint import CheckpointError, save_checkpoint
 from refimpl.weights import RandomWeights
+from tests.tiny import qwen3, smollm3, tokens
 
 CONFIG = qwen3(num_hidden_layers=2)
 TIED = smollm3(num_hidden_layers=2, no_rope_layers=[1, 0])

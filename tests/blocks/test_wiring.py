@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import normal
 
 from refimpl.blocks import (
     MLP,
@@ -24,6 +23,7 @@ from refimpl.blocks import (
     StateEntry,
 )
 from refimpl.ops import NumpyOps, Ops, Traced
+from tests.tiny import normal
 
 
 class Symbols(Ops):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from handmade import bytes_file, write_index
+
+from tests.checkpoint.handmade import bytes_file, write_index
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import bytes_file, write_index
 
 from refimpl.checkpoint import CheckpointError, open_checkpoint
+from tests.checkpoint.handmade import bytes_file, write_index
 
 INDEX = "model.safetensors.index.json"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import entry, framed
 
 from refimpl.checkpoint import CheckpointError, open_checkpoint, save_checkpoint
 from refimpl.checkpoint.dtypes import DTYPES
 from refimpl.checkpoint.memory_map import SMALLEST_MAP_BYTES
+from tests.checkpoint.handmade import entry, framed
 
 MAPPED = 3 * SMALLEST_MAP_BYTES + 5  # bytes: mapped, and no whole number of pages
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")

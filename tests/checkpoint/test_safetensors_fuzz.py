@@ -6,13 +6,13 @@ import json
 import tempfile
 from pathlib import Path
 
-from handmade import entry, framed
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
 from refimpl.checkpoint.errors import CheckpointError
 from refimpl.checkpoint.safetensors_file import TensorInfo, read_header
+from tests.checkpoint.handmade import entry, framed
 
 HEADER = json.dumps(
     {

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handmade import entry, framed
 
 from refimpl.checkpoint.dtypes import DTYPES
 from refimpl.checkpoint.errors import CheckpointError
 from refimpl.checkpoint.safetensors_file import MAX_HEADER_BYTES, TensorInfo, read_header
+from tests.checkpoint.handmade import entry, framed
 
 X = entry("U8", [2], 0, 2)
 Writer = Callable[..., Path]

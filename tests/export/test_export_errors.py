@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exported_models import write_checkpoint
-from tiny import qwen3
 
 import refimpl
 from export import ExportError, export_onnx
 from refimpl.checkpoint import CheckpointError
+from tests.export.exported_models import write_checkpoint
+from tests.tiny import qwen3
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from exported_models import assert_close, write_checkpoint
-from tiny import qwen3, smollm3, tokens
 
 from conformance.backends import onnx_reference
 from conformance.backends import onnxruntime as runtime_backends
 from refimpl.layers import VOCABULARY
+from tests.export.exported_models import assert_close, write_checkpoint
+from tests.tiny import qwen3, smollm3, tokens
 
 BACKENDS = {"onnxruntime": runtime_backends.backend, "onnx-reference": onnx_reference.backend}
 

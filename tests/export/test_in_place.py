@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from exported_models import RUNTIMES, assert_close, open_session, write_checkpoint
-from tiny import qwen3, smollm3, tokens
 
 import refimpl
 from export import ExportError, export_onnx
 from refimpl.checkpoint import open_checkpoint
+from tests.export.exported_models import RUNTIMES, assert_close, open_session, write_checkpoint
+from tests.tiny import qwen3, smollm3, tokens
 
 
 def initialisers(path: Path) -> dict[str, onnx.TensorProto]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from layer_calls import calls
 
 from export import ExportError, layer_model
 from export.layers import LayerRunner, split_arguments
@@ -17,6 +16,7 @@ from export.lowerings import LOWERINGS
 from export.runtimes import onnxruntime_run, reference_run
 from refimpl.layers import VOCABULARY
 from refimpl.numerics import FORMATS, is_float, low_precision, plain
+from tests.export.layer_calls import calls
 
 # Legitimate errors of a few rounded steps, of which a wrong formula is far away: in roundings of the largest output.
 ALLOWED_ROUNDINGS = {"float64": 40, "float32": 40, "float16": 12}

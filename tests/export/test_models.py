@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from exported_models import RUNTIMES, YARN, assert_close, open_session, write_checkpoint
-from tiny import qwen3, smollm3, tokens
 
 import refimpl
 from export import export_onnx
+from tests.export.exported_models import RUNTIMES, YARN, assert_close, open_session, write_checkpoint
+from tests.tiny import qwen3, smollm3, tokens
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3": qwen3(),

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from exported_models import write_checkpoint
 from onnx import numpy_helper
-from tiny import qwen3, smollm3
 
 import refimpl
 from export import ExportError, export_onnx
 from export.lowerings import LOWERINGS, attention, attention_mask, rms_norm, rotary_embedding
 from export.source import open_source
 from export.verify import verify_export
+from tests.export.exported_models import write_checkpoint
+from tests.tiny import qwen3, smollm3
 
 MODELS = {
     "qwen3": qwen3(),

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import loops
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import normal
 
 from refimpl.layers import attention, attention_online, soft_cap
 from refimpl.numerics import low_precision, plain
+from tests import loops
+from tests.tiny import normal
 
 
 def arrays(B: int, T: int, S: int, H: int, G: int, K: int, J: int, *, seed: int = 0) -> tuple[np.ndarray, ...]:

@@ -7,10 +7,10 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from tiny import normal
 
 from refimpl.layers import embedding, lm_head
 from refimpl.numerics import low_precision, plain
+from tests.tiny import normal
 
 TABLE = np.arange(12.0).reshape(4, 3)
 

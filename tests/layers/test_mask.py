@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import loops
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from refimpl.layers import attention_mask, causal_mask, chunked_mask, padding_mask, sliding_window_mask, token_order
+from tests import loops
 
 # Any order, with gaps, repetitions and several kinds of padding.
 PLACES = st.lists(st.integers(-2, 12), min_size=0, max_size=7)

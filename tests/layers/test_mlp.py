@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import normal
 
 from refimpl.layers import geglu, gelu, linear, silu, swiglu
 from refimpl.numerics import low_precision, plain
+from tests.tiny import normal
 
 BF16 = ml_dtypes.bfloat16
 FINITE = st.floats(-700, 700)

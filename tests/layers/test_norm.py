@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-import loops
 import ml_dtypes
 import numpy as np
 import pytest
-from tiny import normal
 
 from refimpl.layers import l2_norm, layer_norm, rms_norm
 from refimpl.numerics import low_precision, plain
+from tests import loops
+from tests.tiny import normal
 
 BF16 = ml_dtypes.bfloat16
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 
-import loops
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import normal
 
 from refimpl.layers import position_embedding, rope_cos_sin, rope_frequencies, rotary_embedding
 from refimpl.numerics import low_precision, plain
+from tests import loops
+from tests.tiny import normal
 
 POSITIONS = st.integers(-(10**6), 10**6)
 LAYOUTS = pytest.mark.parametrize("interleaved", [False, True])

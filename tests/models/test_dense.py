@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny import qwen3, smollm3, without
 
 import refimpl
 from refimpl.blocks import Attention, Yarn
 from refimpl.blueprint import Blueprint
 from refimpl.config import HARMLESS
+from tests.tiny import qwen3, smollm3, without
 
 BOTH = pytest.mark.parametrize("config", [qwen3, smollm3])
 REQUIRED = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
