@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from variants import computing_in
 
 from refimpl import layers
 from refimpl.layers.attention import attention_logits, masked_softmax, mix_values
 from refimpl.numerics import FORMATS
+from tests.conformance.variants import computing_in
 
 wide = computing_in(np.float32)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from faults import FAULTS, WIDE_FAULTS
-from variants import LEGITIMATE
 
 from conformance.backend import as_backend
 from conformance.case import TOKENS, rule_text
@@ -13,6 +11,8 @@ from conformance.cases import FAMILIES
 from conformance.judge import CONSTANT, Norms, expect, judge_one, rounding_noise
 from conformance.readings import Exact
 from refimpl.layers import VOCABULARY
+from tests.conformance.faults import FAULTS, WIDE_FAULTS
+from tests.conformance.variants import LEGITIMATE
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")

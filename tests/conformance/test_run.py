@@ -7,14 +7,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from faults import FAULTS
-from faulty_models import FAULTY_MODELS
-from variants import LEGITIMATE
 
 from conformance import BackendError, load_backend, reproduce, run
 from conformance.backends import numpy as specification
 from conformance.text import failure_text, summary_table, totals_text
 from refimpl.layers import VOCABULARY, rms_norm
+from tests.conformance.faults import FAULTS
+from tests.conformance.faulty_models import FAULTY_MODELS
+from tests.conformance.variants import LEGITIMATE
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 CLASSIC = (
