@@ -12,7 +12,7 @@ import numpy as np
 from conformance.backends import numpy as specification
 from refimpl import layers
 from refimpl.layers import VOCABULARY
-from refimpl.layers.attention import attention_logits, masked_softmax, mix_values
+from refimpl.layers.attention import attention_logits
 from refimpl.numerics import is_float, low_precision, plain
 
 
@@ -118,19 +118,18 @@ def attention_one_by_one(q, k, v, *, scale, softcap=None, sinks=None, bias=None,
     return (mixed / np.where(total == 0, 1, total)).transpose(0, 2, 1, 3)
 
 
-@rounding_every_step
 def attention_log_sum_exp(q, k, v, *, scale, sinks=None, q_order=None, k_order=None, softcap=None, bias=None, **masking):
-    """The sink is applied afterwards, as sigmoid(lse - sink)."""
-    q_order, k_order = _orders(q, k, q_order, k_order)
-    visible = layers.attention_mask(q_order, k_order, **masking)[:, None]
-    logits = attention_logits(q, k, scale=scale, softcap=softcap, bias=bias)
-    weights = masked_softmax(logits, visible)
-    if sinks is not None:
-        hidden = np.where(visible, plain(logits), np.float32(-1e4) if logits.dtype == np.float32 else -1e4)
-        top = hidden.max(axis=-1, keepdims=True)
-        lse = top + np.log(np.exp(hidden - top).sum(axis=-1, keepdims=True))
-        weights = weights / (1 + np.exp(plain(sinks)[:, None, None] - lse))
-    return mix_values(weights, v)
+    """The sink is applied to the rounded output, as sigmoid(lse - sink), and rounds it again."""
+    shared = {"q_order": q_order, "k_order": k_order, "softcap": softcap, "bias": bias, **masking}
+    y = computing_in(np.float32)(layers.attention)(q, k, v, scale=scale, **shared)
+    if sinks is None:
+        return y
+    wide = np.float64 if q.dtype == np.float64 else np.float32
+    bias = None if bias is None else bias.astype(wide)
+    visible = layers.attention_mask(*_orders(q, k, q_order, k_order), **masking)[:, None]
+    logits = attention_logits(q.astype(wide), k.astype(wide), scale=scale, softcap=softcap, bias=bias)
+    total = np.sum(np.exp(np.where(visible, logits - sinks.astype(wide)[:, None, None], -np.inf)), axis=-1)
+    return (y.astype(wide) * (total / (1 + total)).transpose(0, 2, 1)[..., None]).astype(q.dtype)
 
 
 @computing_in(np.float32)
