@@ -47,7 +47,7 @@ def quoted(text: str) -> str:
 
 
 def summary_table(report: Report) -> Table:
-    """One row a layer, block or model: passed of run at each dtype with the largest share of the budget, and what is beside."""
+    """One row a layer, block or model that is covered: passed of run at each dtype with the largest share of the budget."""
     dtypes = [dtype for dtype in TOKENS if any(result.dtype == dtype for result in report.results)]
     table = Table(title=f"{report.backend} {report.version}".strip(), title_justify="left", pad_edge=False)
     table.add_column("level")
@@ -56,10 +56,22 @@ def summary_table(report: Report) -> Table:
         table.add_column(dtype, justify="right")
     table.add_column("unsupported", justify="right")
     for (level, layer), results in grouped(report.results).items():
+        if all(result.verdict == "not covered" for result in results):
+            continue
         cells = [_cell([result for result in results if result.dtype == dtype]) for dtype in dtypes]
         refused = sum(result.verdict == "unsupported" for result in results)
         table.add_row(level, layer, *cells, str(refused) if refused else "")
     return table
+
+
+def not_covered_text(report: Report) -> str:
+    """What the backend does not offer at all, in one line; empty when it offers everything."""
+    missing: dict[str, list[str]] = {}
+    for (level, layer), results in grouped(report.results).items():
+        if all(result.verdict == "not covered" for result in results):
+            missing.setdefault(level, []).append(layer)
+    parts = (f"{level}s {', '.join(layers)}" for level, layers in missing.items())
+    return f"not covered: {'; '.join(parts)}" if missing else ""
 
 
 def totals_text(report: Report) -> str:

@@ -24,7 +24,6 @@ def attention(
     softcap: float | None = None,
 ) -> Value:
     """q [B, T, H, K], k [B, G, S, K], v [B, G, S, J], visible bool [B, T, S] (or with B = 1) -> [B, T, H, J]."""
-    heads, groups = q.size(2), k.size(1)
     # The heads of a group are stacked along the query axis: a group is one matrix product and no key is repeated.
     heads, groups = q.size(2), k.size(1)
     q_BHTK = f.Transpose(q, perm=[0, 2, 1, 3])

@@ -49,7 +49,7 @@ def conform(
     module. Status 0: it conforms; 1: it does not; 5: too little ran.
     """
     from conformance import run
-    from conformance.text import failure_text, summary_table, totals_text
+    from conformance.text import failure_text, not_covered_text, summary_table, totals_text
 
     progress = Bar() if json_file != "-" and not quiet else None
     examples = {} if max_examples is None else {"max_examples": max_examples}
@@ -74,8 +74,10 @@ def conform(
         return int(report.exit_code)
     if not quiet:
         for result in report.failures():
-            click.echo(failure_text(result, backend) + "\n")
+            click.echo(failure_text(result, report.reference) + "\n")
         console().print(summary_table(report))
+        if missing := not_covered_text(report):
+            click.echo(missing)
     for result in report.unexpected_passes():
         click.echo(f"passes though the xfails file lists it: {result.id}")
     if report.too_few:
