@@ -33,12 +33,15 @@ def read_config(source: Source) -> dict[str, Any]:
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(f"got a {type(source).__name__} but need a release name, a path or a configuration (dict)")
     path = Path(source)
-    if path.is_dir():
-        path = path / "config.json"
-        if not path.is_file():
-            raise ValueError(f"{path.parent}: no config.json in this directory")
-    if path.is_file():
-        return read_object(path)
+    try:
+        if path.is_dir():
+            path = path / "config.json"
+            if not path.is_file():
+                raise ValueError(f"{path.parent}: no config.json in this directory")
+        if path.is_file():
+            return read_object(path)
+    except OSError as error:
+        raise ValueError(f"{str(path)[:80]}: not a path that can be read ({error.strerror})") from None
     if isinstance(source, str) and path.suffix != ".json":
         config = release_files.release(source)["config"]
         return dict(config)

@@ -39,13 +39,16 @@ def status(arguments: list[str] | None = None) -> int:
         return _say("interrupted", INTERRUPTED)
     except click.UsageError as error:
         usage = f"\n{error.ctx.get_usage()}" if error.ctx else ""
-        return _say(error.format_message() + usage, WRONG_CALL)
+        return _say(" ".join(error.format_message().split()) + usage, WRONG_CALL)
     except click.ClickException as error:
         return _say(error.format_message(), WRONG_CALL)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _say(f"{error.filename}: {reason}" if error.filename else reason, WRONG_CALL)
+    except ValueError as error:
         return _say(str(error), WRONG_CALL)
     except Exception as error:
         if "REFIMPL_TRACEBACK" in os.environ:

@@ -8,10 +8,14 @@ from difflib import get_close_matches
 from math import isfinite
 from typing import Any, TypeVar
 
+import numpy as np
+
 from refimpl.shapes import spell_bound
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
+
+MOST_PARTS = 10_000
 
 # Keys of any Hugging Face configuration that change no logit: bookkeeping, training, and the defaults of decoding.
 _HARMLESS = """
@@ -42,6 +46,9 @@ class Config:
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
+        odd = [key for key in values if not isinstance(key, str)]
+        if odd:
+            raise ValueError(f"config: a key is {odd[0]!r} but keys are strings")
         self.values = dict(values)
         self.taken: dict[str, Any] = {}
         self.absent: dict[str, Any] = {}
@@ -82,6 +89,13 @@ class Config:
     def positive(self, key: str) -> int:
         """A required integer of at least 1."""
         return self.bounded(key, self.require(key, int), at_least=1)
+
+    def count(self, key: str) -> int:
+        """A required integer from 1 to 10,000: how many of a part there are, each of which is built."""
+        value = self.positive(key)
+        if value > MOST_PARTS:
+            raise ValueError(f"config: {key} is {value} but at most {MOST_PARTS} are supported")
+        return value
 
     def optional_positive(self, key: str, default: int | None = None) -> int | None:
         """As `optional`, for an integer of at least 1."""
@@ -124,6 +138,10 @@ class Config:
         (self.taken if key in self.values else self.absent)[key] = value
 
     def _typed(self, key: str, value: Any, kind: type[T]) -> T:
+        if isinstance(value, np.integer):
+            value = int(value)
+        if kind is int and type(value) is int and abs(value) > sys.maxsize:
+            raise ValueError(f"config: {key} has {len(str(value))} digits but needs a 64-bit integer")
         if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
             value = float(value)
         unfit = isinstance(value, bool) and kind is not bool

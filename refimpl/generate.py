@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refimpl.model import Model, check_tokens
+from refimpl.model import Model, as_array, check_tokens
 from refimpl.numerics import Array
 
 Sampler = Callable[[Array], Array]
@@ -34,10 +34,17 @@ def generate(
     sampler: logits [B, V] to tokens [B]; greedy by default.
     eos_token_id: a row that has produced it repeats it; decoding ends early when every row has.
     """
+    if not isinstance(model, Model):
+        raise ValueError(f"generate: model is a {type(model).__name__} but needs a refimpl.Model")
+    if not callable(sampler):
+        raise ValueError(f"generate: sampler is {sampler!r} but needs a function from logits [B, V] to tokens [B]")
+    vocab_size = model.blueprint.vocab_size
+    if eos_token_id is not None and not (type(eos_token_id) is int and 0 <= eos_token_id < vocab_size):
+        raise ValueError(f"generate: eos_token_id is {eos_token_id!r} but must be an integer in 0 .. {vocab_size - 1}")
     if not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 0:
         raise ValueError(f"generate: max_new_tokens is {max_new_tokens!r} but needs a number, 0 or more")
-    sequence = check_tokens(tokens, model.blueprint.vocab_size)
-    mask = None if attention_mask is None else np.asarray(attention_mask)
+    sequence = check_tokens(tokens, vocab_size)
+    mask = None if attention_mask is None else as_array("attention_mask", attention_mask)
     if mask is not None and mask.ndim == 2 and mask.shape[1] and not mask[:, -1].all():
         raise ValueError("generate: attention_mask has padding on the right, where the new tokens go; pad on the left")
     ended = np.zeros(len(sequence), dtype=bool)

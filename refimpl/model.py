@@ -90,13 +90,22 @@ class Model:
         layers = len(self.blueprint.layers)
         if len(cache.states) != layers:
             raise ValueError(f"the cache holds {len(cache.states)} layers but the model has {layers}")
+        if [set(state) for state in cache.states] != [set(entries) for entries in self.blueprint.state()]:
+            raise ValueError("the cache holds other tensors than the model keeps, so it is of another architecture")
         if cache.dtype != self.dtype:
             raise ValueError(f"the cache holds {cache.dtype} but the model computes in {self.dtype}")
 
-    def trace(self, tokens: npt.ArrayLike, cache: Cache | None = None, **options: npt.ArrayLike | None) -> dict[str, Any]:
+    def trace(
+        self,
+        tokens: npt.ArrayLike,
+        cache: Cache | None = None,
+        *,
+        attention_mask: npt.ArrayLike | None = None,
+        positions: npt.ArrayLike | None = None,
+    ) -> dict[str, Any]:
         """Every named intermediate value of a call, in order of computation, e.g. "layers.3.mixer.q_rope"."""
         traced = Traced(self.ops)
-        self.with_ops(traced)(tokens, cache, **options)
+        self.with_ops(traced)(tokens, cache, attention_mask=attention_mask, positions=positions)
         return traced.values
 
     def with_ops(self, ops: Ops) -> Model:
@@ -112,9 +121,17 @@ def numpy_model(blueprint: Blueprint, weights: Weights, dtype: str) -> Model:
     return Model(blueprint=blueprint, weights=weights, dtype=dtype, ops=NumpyOps())
 
 
+def as_array(name: str, value: npt.ArrayLike) -> Array:
+    """`value` as a NumPy array. ValueError that names it when its rows are of unequal length."""
+    try:
+        return np.asarray(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{name} cannot be made an array: rows of one length and numbers of 64 bits are needed") from None
+
+
 def check_tokens(tokens: npt.ArrayLike, vocab_size: int) -> Array:
     """`tokens` as int64 [B, T]. ValueError when they are no such array or lie outside the vocabulary."""
-    array = np.asarray(tokens)
+    array = as_array("tokens", tokens)
     if array.ndim != 2 or array.dtype.kind not in "iu" or array.size == 0:
         raise ValueError(
             f"tokens have shape {array.shape} and dtype {array.dtype} but must be integers [B, T] with B and T at least 1"
@@ -131,7 +148,7 @@ def _mask(attention_mask: npt.ArrayLike | None, tokens: Array, cache: Cache | No
         raise ValueError(f"tokens have {batch} rows but the cache holds {past.shape[0]}; they must be equal")
     if attention_mask is None:
         return np.concatenate([past, np.ones((batch, new), np.int64)], axis=1)
-    mask = np.asarray(attention_mask)
+    mask = as_array("attention_mask", attention_mask)
     shape = (batch, past.shape[1] + new)
     if mask.shape != shape:
         raise ValueError(f"attention_mask has shape {mask.shape} but needs {shape}: [B, cached + new tokens]")
@@ -145,7 +162,7 @@ def _mask(attention_mask: npt.ArrayLike | None, tokens: Array, cache: Cache | No
 
 
 def _positions(positions: npt.ArrayLike, tokens: Array) -> Array:
-    array = np.asarray(positions)
+    array = as_array("positions", positions)
     if array.shape != tokens.shape or array.dtype.kind not in "iu":
         raise ValueError(
             f"positions have shape {array.shape} and dtype {array.dtype} but must be integers {tokens.shape}, one a token"

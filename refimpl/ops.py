@@ -57,7 +57,7 @@ class Ops:
 
     def call(self, name: str, *values: Any, **options: Any) -> Any:
         """Apply the function `name` of the vocabulary."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not interpret {name}")
 
     def tap(self, name: str, value: Any) -> Any:
         """Name an intermediate value within the current scope and return it."""

@@ -21,14 +21,16 @@ from refimpl.numerics import is_float
 def check(layer: str, **arrays: tuple[Any, str]) -> dict[str, int]:
     """Bind each letter of each pattern to one size, e.g. `check("linear", x=(x, "...I"), weight=(w, "OI"))`.
 
-    A leading `...` stands for any number of axes; an absent (None) array is skipped. Returns letter -> size.
+    A leading `...` stands for any number of axes, a trailing `?` for an array that may be absent (None). Returns
+    letter -> size.
     ValueError names the layer, the argument, the shape it has and the shape it needs.
     """
     sizes: dict[str, int] = {}
     bound_by: dict[str, str] = {}
     for name, (array, pattern) in arrays.items():
-        if array is None:
+        if array is None and pattern.endswith("?"):
             continue
+        pattern = pattern.removesuffix("?")
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{layer}: {name} is a {type(array).__name__} but needs a NumPy array of shape {spell(pattern)}")
         letters = pattern.removeprefix("...")
@@ -79,6 +81,13 @@ def check_numbers(layer: str, *, above: float | None = None, at_least: float | N
         fits = fits and (abs(value) <= sys.float_info.max if isinstance(value, int) else np.isfinite(value))
         if not fits or (above is not None and value <= above) or (at_least is not None and value < at_least):
             raise ValueError(f"{layer}: {name} is {value!r} but needs a {spell_bound(above=above, at_least=at_least)}")
+
+
+def check_flags(layer: str, **flags: Any) -> None:
+    """Require bools."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool)):
+            raise ValueError(f"{layer}: {name} is {value!r} but needs True or False")
 
 
 def spell_bound(*, above: float | None = None, at_least: float | None = None) -> str:

@@ -189,3 +189,25 @@ def test_interrupting_is_status_2(call, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(refimpl.api, "releases", interrupted)
     assert call("list", "releases")[0] == 2
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit", "--html"])
+def test_a_report_that_could_not_be_written_is_refused_before_the_run(call, option: str) -> None:
+    code, out, err = call("conform", "numpy", option, "nowhere/report")
+    assert (code, out) == (4, "")
+    assert "'nowhere/report' cannot be written: 'nowhere' is no directory" in err
+
+
+def test_brackets_in_a_name_are_printed_as_they_are(call, tmp_path: Path) -> None:
+    path = tmp_path / "[red]config.json"
+    path.write_text(json.dumps({**CONFIG, "_name_or_path": "[/x]"}))
+    assert "[red]config.json" in call("show", path)[1]
+    code, out, _ = call("lint", path)
+    assert code == 0
+    assert "[/x]" in out
+
+
+def test_a_token_of_more_than_64_bits_is_one_sentence(call, checkpoint: Path) -> None:
+    code, _, err = call("run", checkpoint, "--tokens", "9" * 40)
+    assert code == 4
+    assert "needs integers" in err

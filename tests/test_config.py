@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import refimpl
 from refimpl.config import HARMLESS, NEUTRAL, Config
 
 
@@ -131,3 +132,9 @@ class TestFinish:
         values = {"model_type": "toy", "a": 1}
         Config(values).require("a", int)
         assert values == {"model_type": "toy", "a": 1}
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 10**400}, {"num_hidden_layers": 10**8}, {"sliding_window": 2**63}, {3: 4}])
+def test_numbers_and_keys_beyond_reason_are_one_sentence(change: dict) -> None:
+    with pytest.raises(ValueError, match=r"^config: "):
+        refimpl.blueprint({**refimpl.blueprint("Qwen/Qwen3-0.6B").config, **change})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import sys
 from pathlib import Path
@@ -11,7 +12,17 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from refimpl.commands.output import console, print_json
+from refimpl.commands.output import Target, console, print_json
+
+STDOUT = Path("-")
+
+
+class JsonTarget(Target):
+    """A `Target`, or - for standard output."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        return STDOUT if value == "-" else super().convert(value, parameter, context)
+
 
 _DTYPE_HELP = "float64, float32, bfloat16, float16 or all; may be repeated. Default: those that the backend claims."
 
@@ -25,9 +36,11 @@ _DTYPE_HELP = "float64, float32, bfloat16, float16 or all; may be repeated. Defa
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Where the drawing starts.")
 @click.option("--xfails-file", type=click.Path(path_type=Path), help="Known failures: lines of `glob  # reason  url`.")
 @click.option("--min-cases", type=click.IntRange(min=0), help="Status 5 when fewer ran. Default: one a covered layer.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it and nothing else.")
-@click.option("--junit", type=click.Path(path_type=Path), help="Write the report as JUnit XML.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write the report as one HTML page.")
+@click.option(
+    "--json", "json_file", type=JsonTarget(), metavar="FILE", help="Write the report as JSON; - prints it and nothing else."
+)
+@click.option("--junit", type=Target(), help="Write the report as JUnit XML.")
+@click.option("--html", type=Target(), help="Write the report as one HTML page.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the totals alone.")
 def conform(
     backend: str,
@@ -38,7 +51,7 @@ def conform(
     seed: int,
     xfails_file: Path | None,
     min_cases: int | None,
-    json_file: str | None,
+    json_file: Path | None,
     junit: Path | None,
     html: Path | None,
     quiet: bool,
@@ -51,7 +64,7 @@ def conform(
     from conformance import run
     from conformance.text import failure_text, not_covered_text, summary_table, totals_text
 
-    progress = Bar() if json_file != "-" and not quiet else None
+    progress = Bar() if json_file != STDOUT and not quiet else None
     examples = {} if max_examples is None else {"max_examples": max_examples}
     report = run(
         backend,
@@ -67,9 +80,9 @@ def conform(
     for write, target in ((report.to_junit, junit), (report.to_html, html)):
         if target is not None:
             write(target)
-    if json_file is not None and json_file != "-":
+    if json_file is not None and json_file != STDOUT:
         report.to_json(json_file)
-    if json_file == "-":
+    if json_file == STDOUT:
         click.echo(report.to_json())
         return int(report.exit_code)
     if not quiet:
@@ -111,7 +124,7 @@ def reproduce(case_id: str, backend: str, as_json: bool) -> int:
 @click.argument("name")
 def new_backend(name: str) -> None:
     """Write NAME.py, a working adapter to start from."""
-    if not name.isidentifier():
+    if not name.isidentifier() or keyword.iskeyword(name):
         raise click.UsageError(f"NAME is {name!r} but needs to be a Python identifier, which the file is called after")
     path = Path(f"{name}.py")
     if path.exists():

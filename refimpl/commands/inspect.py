@@ -13,7 +13,7 @@ from rich.table import Table
 
 from refimpl import api
 from refimpl.card import card
-from refimpl.commands.output import console, format_value, json_option, print_json, print_rows, table
+from refimpl.commands.output import Target, console, format_value, json_option, print_json, print_rows, table
 from refimpl.layers import VOCABULARY
 from refimpl.lint import lint
 from refimpl.releases import release
@@ -56,7 +56,7 @@ def _backends() -> list[Any]:
 
 @click.command()
 @click.argument("model")
-@click.option("--svg", type=click.Path(path_type=Path), help="Draw the card into an SVG file.")
+@click.option("--svg", type=Target(), help="Draw the card into an SVG file.")
 @json_option
 def show(model: str, svg: Path | None, as_json: bool) -> None:
     """The card of MODEL (a release, a config.json or a directory): layer plan, parameters, cache, FLOPs."""
@@ -72,8 +72,8 @@ def show(model: str, svg: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL MODEL...")
-@click.option("--svg", type=click.Path(path_type=Path), help="Draw the comparison into an SVG file.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write the comparison as an HTML file.")
+@click.option("--svg", type=Target(), help="Draw the comparison into an SVG file.")
+@click.option("--html", type=Target(), help="Write the comparison as an HTML file.")
 @click.option("--markdown", is_flag=True, help="Print a Markdown table.")
 @json_option
 def compare(models: tuple[str, ...], svg: Path | None, html: Path | None, markdown: bool, as_json: bool) -> None:

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
+
+
+class Target(click.Path):
+    """A file to write, refused before the work begins when it could not be written after it."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        path: Any = super().convert(value, parameter, context)
+        if not path.name or not path.parent.is_dir():
+            self.fail(f"{str(path)!r} cannot be written: {str(path.parent)!r} is no directory", parameter, context)
+        return path
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def console(**options: Any) -> Console:
-    """Standard output; rich obeys NO_COLOR and prints plainly into a pipe."""
-    return Console(highlight=False, **options)
+    """Standard output; rich obeys NO_COLOR and prints plainly into a pipe, where no line is cut."""
+    made = Console(highlight=False, **options)
+    if not made.is_terminal and "width" not in options:
+        made.width = 10_000
+    return made
 
 
 def print_json(value: Any) -> None:
@@ -25,9 +44,10 @@ def print_json(value: Any) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Rows under a header, without a frame."""
-    drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    # Text, because in a string rich would read [brackets] as markup.
+    drawn = Table(*(Column(Text(name)) for name in columns), box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))
     return drawn
 
 
@@ -36,11 +56,8 @@ def print_rows(rows: list[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    out = console()
-    if not out.is_terminal:
-        out.width = 10_000
     if rows:
-        out.print(table(list(rows[0]), ([format_value(value) for value in row.values()] for row in rows)))
+        console().print(table(list(rows[0]), ([format_value(value) for value in row.values()] for row in rows)))
 
 
 def format_value(value: Any) -> str:

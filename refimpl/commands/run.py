@@ -41,8 +41,8 @@ def run(
 
 def _parse(tokens: str) -> list[int]:
     try:
-        return [int(token) for token in tokens.split(",")]
-    except ValueError:
+        return [int(np.int64(int(token))) for token in tokens.split(",")]
+    except (ValueError, OverflowError):
         raise click.UsageError(f"--tokens is {tokens!r} but needs integers separated by commas, like 1,2,3") from None
 
 
@@ -54,7 +54,10 @@ def _tokenizer(checkpoint: Path) -> Any:
         from tokenizers import Tokenizer
     except ImportError:
         raise click.UsageError("--prompt needs the tokenizers extra: pip install 'refimpl[tokenizers]'") from None
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises Exception itself
+        raise click.UsageError(f"{path}: not a tokenizer ({error})") from None
 
 
 COMMANDS = [run]

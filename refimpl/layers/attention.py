@@ -81,6 +81,7 @@ def soft_cap(x: Array, *, cap: float) -> Array:
     Pitfalls: x · tanh(x / cap) (final-softcap-multiplies-logit).
     Source: Gemma 2, arXiv:2408.00118, section 2.
     """
+    check("soft_cap", x=(x, "..."))
     check_floats("soft_cap", x=x)
     check_numbers("soft_cap", cap=cap, above=0)
     return np.tanh(x / x.dtype.type(cap)) * x.dtype.type(cap)
@@ -181,9 +182,9 @@ def _validated(
         q=(q, "BTHK"),
         k=(k, "BSGK"),
         v=(v, "BSGJ"),
-        sinks=(sinks, "H"),
-        q_order=(q_order, "BT"),
-        k_order=(k_order, "BS"),
+        sinks=(sinks, "H?"),
+        q_order=(q_order, "BT?"),
+        k_order=(k_order, "BS?"),
     )
     check_floats(layer, q=q, k=k, v=v, sinks=sinks, bias=bias)
     check_numbers(layer, scale=scale)

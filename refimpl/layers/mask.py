@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.numerics import Array
-from refimpl.shapes import check, check_counts, check_integers
+from refimpl.shapes import check, check_counts, check_flags, check_integers
 
 
 def padding_mask(q_order: Array, k_order: Array) -> Array:
@@ -77,6 +77,7 @@ def attention_mask(
     Shapes: as `padding_mask`.
     Rules: R1  a window or a chunk implies causality: `causal` false with either is an error.
     """
+    check_flags("attention_mask", causal=causal)
     if not causal and (window is not None or chunk is not None):
         raise ValueError("attention_mask: window and chunk are defined for causal attention, but causal is False")
     visible = padding_mask(q_order, k_order)

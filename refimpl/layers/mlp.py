@@ -24,7 +24,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     Pitfalls: a transposed weight where O = I; a bias dropped (lowrank-module-drops-bias) or invented
       (o-proj-spurious-bias).
     """
-    sizes = check("linear", x=(x, "...I"), weight=(weight, "OI"), bias=(bias, "O"))
+    sizes = check("linear", x=(x, "...I"), weight=(weight, "OI"), bias=(bias, "O?"))
     check_floats("linear", x=x, weight=weight, bias=bias)
     y = (x.reshape(-1, sizes["I"]) @ weight.T).reshape(*x.shape[:-1], sizes["O"])
     return y if bias is None else y + bias
@@ -39,6 +39,7 @@ def silu(x: Array) -> Array:
     Dtype: T1  float32 inside, cast back once. This function computes in the dtype of x.
     Source: Elfwing et al., arXiv:1702.03118; Ramachandran et al., arXiv:1710.05941 (Swish with β = 1).
     """
+    check("silu", x=(x, "..."))
     check_floats("silu", x=x)
     with np.errstate(over="ignore"):  # exp(-x) = inf gives the right limit, -0
         return x / (1 + np.exp(-x))
@@ -57,6 +58,7 @@ def gelu(x: Array, *, approximate: str = "none") -> Array:
     Pitfalls: one form for the other (gelu-exact-for-gelu-new, gelu-approx-breaks-exact-models).
     Source: Hendrycks and Gimpel, arXiv:1606.08415; GPT-2 (tanh).
     """
+    check("gelu", x=(x, "..."))
     check_floats("gelu", x=x)
     half = x.dtype.type(0.5)
     if approximate == "none":
@@ -93,6 +95,7 @@ def geglu(gate: Array, up: Array, *, approximate: str = "none") -> Array:
 
 
 def _check_pair(layer: str, gate: Array, up: Array) -> None:
+    check(layer, gate=(gate, "..."), up=(up, "..."))
     check_floats(layer, gate=gate, up=up)
     if gate.shape != up.shape:
         raise ValueError(f"{layer}: up has shape {up.shape} but needs {gate.shape}, the shape of gate")

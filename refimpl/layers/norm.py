@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.numerics import Array, float32_inside
-from refimpl.shapes import check, check_floats, check_numbers
+from refimpl.shapes import check, check_flags, check_floats, check_numbers
 
 
 def rms_norm(x: Array, weight: Array | None = None, *, eps: float, zero_centred: bool = False) -> Array:
@@ -28,9 +28,10 @@ def rms_norm(x: Array, weight: Array | None = None, *, eps: float, zero_centred:
       (gemma-norm-one-plus-w-in-bf16); the configuration's eps replaced by a default (rmsnorm-eps-not-forwarded).
     Source: Zhang and Sennrich, arXiv:1910.07467, equation 4; Gemma (1 + w).
     """
-    check("rms_norm", x=(x, "...D"), weight=(weight, "D"))
+    check("rms_norm", x=(x, "...D"), weight=(weight, "D?"))
     check_floats("rms_norm", x=x, weight=weight)
     check_numbers("rms_norm", eps=eps, at_least=0)
+    check_flags("rms_norm", zero_centred=zero_centred)
     if weight is None:
         return _unit_rms(x, eps)
     if zero_centred:
@@ -64,7 +65,7 @@ def layer_norm(x: Array, weight: Array, bias: Array | None = None, *, eps: float
     Pitfalls: the unbiased variance; mean(x²) - mean(x)², which cancels in float32 when the mean is large.
     Source: Ba, Kiros and Hinton, arXiv:1607.06450, section 3.
     """
-    check("layer_norm", x=(x, "...D"), weight=(weight, "D"), bias=(bias, "D"))
+    check("layer_norm", x=(x, "...D"), weight=(weight, "D"), bias=(bias, "D?"))
     check_floats("layer_norm", x=x, weight=weight, bias=bias)
     check_numbers("layer_norm", eps=eps, at_least=0)
     centred = x - np.mean(x, axis=-1, keepdims=True)

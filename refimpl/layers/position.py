@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refimpl.numerics import Array
-from refimpl.shapes import check, check_counts, check_floats, check_integers, check_numbers
+from refimpl.shapes import check, check_counts, check_flags, check_floats, check_integers, check_numbers
 
 
 def rope_frequencies(rotary_dim: int, *, theta: float, dtype: npt.DTypeLike = np.float64) -> Array:
@@ -114,6 +114,7 @@ def yarn_rope_frequencies(
     """
     check_numbers("yarn_rope_frequencies", factor=factor, beta_fast=beta_fast, beta_slow=beta_slow, above=0)
     check_numbers("yarn_rope_frequencies", theta=theta, above=1)
+    check_flags("yarn_rope_frequencies", truncate=truncate)
     check_counts("yarn_rope_frequencies", original_max_position_embeddings=original_max_position_embeddings)
     frequencies = rope_frequencies(rotary_dim, theta=theta, dtype=dtype)
 
@@ -195,6 +196,7 @@ def rotary_embedding(x: Array, cos: Array, sin: Array, *, interleaved: bool = Fa
       of P (qk-norm-rope-kernel-partial-neox).
     Source: Su et al., arXiv:2104.09864, equation 34; GPT-NeoX (half-split).
     """
+    check_flags("rotary_embedding", interleaved=interleaved)
     sizes = check("rotary_embedding", x=(x, "BTHK"), cos=(cos, "BTP"), sin=(sin, "BTP"))
     check_floats("rotary_embedding", x=x, cos=cos, sin=sin)
     half, width = sizes["P"], sizes["K"]
@@ -231,6 +233,7 @@ def position_embedding(positions: Array, weight: Array) -> Array:
     """
     sizes = check("position_embedding", positions=(positions, "BT"), weight=(weight, "CD"))
     check_integers("position_embedding", positions=positions)
+    check_floats("position_embedding", weight=weight)
     if positions.size and positions.max() >= sizes["C"]:
         raise ValueError(
             f"position_embedding: position {positions.max()} is out of range: the table has {sizes['C']} positions"

@@ -48,7 +48,7 @@ def layer_types(config: Config, derived: list[str]) -> list[str]:
 
 def windows(config: Config, layer_types: Sequence[str], sliding_window: int | None) -> list[int | None]:
     """The window of each layer, from `layer_types` (one of full_attention, sliding_attention a layer)."""
-    count = config.positive("num_hidden_layers")
+    count = config.count("num_hidden_layers")
     if len(layer_types) != count:
         raise ValueError(f"config: layer_types has {len(layer_types)} entries but num_hidden_layers is {count}")
     unknown = [kind for kind in layer_types if kind not in ("full_attention", "sliding_attention")]

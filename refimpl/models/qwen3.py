@@ -21,7 +21,7 @@ def qwen3(config: Config) -> Blueprint:
     use_sliding_window, sliding_window, max_window_layers (the first layers, which stay full), layer_types
     attention_bias (on q, k, v and o), tie_word_embeddings
     """
-    count = config.positive("num_hidden_layers")
+    count = config.count("num_hidden_layers")
     heads, kv_heads = head_counts(config, default_kv_heads=32)
     head_dim = config.bounded("head_dim", config.take("head_dim", int, 128), at_least=1)
     rope = read_rope(config, head_dim=head_dim, default_theta=1e4)

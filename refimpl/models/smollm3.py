@@ -22,7 +22,7 @@ def smollm3(config: Config) -> Blueprint:
     use_sliding_window, sliding_window, layer_types
     attention_bias (on q, k, v and o), mlp_bias, tie_word_embeddings
     """
-    count = config.positive("num_hidden_layers")
+    count = config.count("num_hidden_layers")
     heads, kv_heads = head_counts(config, default_kv_heads=4)
     hidden_size = config.positive("hidden_size")
     head_dim = config.optional_positive("head_dim") or hidden_size // heads
@@ -63,6 +63,6 @@ def _has_rope(config: Config, count: int) -> list[bool]:
         if interval < 1:
             raise ValueError(f"config: no_rope_layer_interval is {interval} but needs a positive integer")
         return [(index + 1) % interval != 0 for index in range(count)]
-    if len(flags) < count or any(flag not in (0, 1) for flag in flags):
+    if len(flags) < count or any(type(flag) not in (int, bool) or flag not in (0, 1) for flag in flags):
         raise ValueError(f"config: no_rope_layers is {flags} but needs 0 or 1 for each of the {count} layers")
     return [bool(flag) for flag in flags[:count]]
