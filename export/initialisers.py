@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import ExportError
 from export.graph import Graph, Value
+from export.staging import data_file
 from refimpl.checkpoint import Checkpoint, TensorInfo
 from refimpl.numerics import Array
 
@@ -39,11 +37,10 @@ class Parameters(Mapping[str, Value]):
         return len(self._tensors)
 
 
-def in_place(checkpoint: Checkpoint, names: Mapping[str, str], output: Path) -> dict[str, TensorProto]:
-    """Tensors that are byte ranges of the checkpoint's own files.
+def check_in_place(checkpoint: Checkpoint, names: Mapping[str, str], output: Path) -> None:
+    """ExportError when a runtime would refuse to follow `output` to a tensor of the checkpoint.
 
-    names: parameter -> its name on disk. ExportError when a runtime would refuse to follow such a tensor: it lies in
-    another directory than the graph, or behind a link.
+    That is when the tensor lies in another directory than the graph, or behind a link. names: parameter -> its name on disk.
     """
     if output.parent.resolve() != checkpoint.directory.resolve():
         raise ExportError(
@@ -52,6 +49,10 @@ def in_place(checkpoint: Checkpoint, names: Mapping[str, str], output: Path) -> 
         )
     for file in sorted({checkpoint.tensors[name].file for name in names.values()}):
         _check_not_linked(file)
+
+
+def in_place(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, TensorProto]:
+    """Tensors that are byte ranges of the checkpoint's own files, for a graph that lies beside them."""
     return {parameter: _byte_range(checkpoint.tensors[name]) for parameter, name in names.items()}
 
 
@@ -82,7 +83,7 @@ def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None
 def copied(arrays: Mapping[str, Array], names: Mapping[str, str], output: Path) -> dict[str, TensorProto]:
     """Tensors whose data are written into a file of their own beside `output`, one at a time."""
     tensors = {}
-    with replacing(data_file(output)) as stream:
+    with data_file(output).open("wb") as stream:
         for parameter, name in names.items():
             array = np.ascontiguousarray(arrays[parameter])
             stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
@@ -97,22 +98,3 @@ def copied(arrays: Mapping[str, Array], names: Mapping[str, str], output: Path) 
 def inline(arrays: Mapping[str, Array], names: Mapping[str, str]) -> dict[str, TensorProto]:
     """Tensors whose data are part of the graph's own file."""
     return {parameter: numpy_helper.from_array(arrays[parameter], name) for parameter, name in names.items()}
-
-
-def data_file(output: Path) -> Path:
-    """Where the copied weights of a graph lie."""
-    return output.with_name(f"{output.name}.data")
-
-
-@contextmanager
-def replacing(file: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `file` when all went well and leaves nothing behind otherwise."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-        temporary.replace(file)
-    except OSError as error:
-        raise ExportError(f"{file}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)

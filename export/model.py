@@ -15,13 +15,15 @@ from onnx.defs import onnx_opset_version
 from export.assembly import model_graph
 from export.errors import ExportError
 from export.graph import DEFAULT_OPSET
-from export.initialisers import copied, data_file, in_place, inline, replacing
+from export.initialisers import check_in_place, copied, in_place, inline
 from export.lowerings import LOWERINGS
 from export.source import Exported, Source, open_source
+from export.staging import data_file, staged
 from export.verify import Verification, verify_export
 from refimpl.numerics import COMPUTE_FORMATS, float_format
 
 Placement = Literal["in-place", "copy"]
+PLACEMENTS = ("in-place", "copy")
 INLINE_PARAMETERS = 1 << 18  # a model of at most so many parameters is one file
 OLDEST_OPSET = 23
 
@@ -70,59 +72,85 @@ def export_onnx(
       self-contained model, with `<output>.data` beside it unless it is small. By default a directory's weights stay in
       place and a model's are copied.
     dtype: the format in which the graph computes; float64 needs "copy".
-    verify: run the graph in onnxruntime against the specification (`export.verify`); failing is an ExportError, and
-      nothing is left behind.
+    verify: run the graph in onnxruntime against the specification (`export.verify`); failing is an ExportError.
     taps: make every named intermediate value an output.
     lowerings: the bodies of the layers, by name.
+    Whatever fails, what was at `output` before is untouched and nothing new stays.
     ExportError for a call that cannot be served; CheckpointError for a checkpoint that is not what it should be.
     """
     start = time.perf_counter()
-    path = Path(output)
+    path = _output_path(output)
+    _check_options(weights, dtype, opset, lowerings, verify=verify, taps=taps)
     exported = open_source(source)
     placement: Placement = weights or ("copy" if exported.checkpoint is None else "in-place")
-    _check_call(exported, path, placement, dtype, opset)
-    tensors = _tensors(exported, path, placement, dtype)
-    model = model_graph(
-        exported.blueprint,
-        tensors,
-        dtype=float_format(dtype, among=COMPUTE_FORMATS),
-        opset=opset,
-        taps=taps,
-        lowerings=lowerings,
-    )
-    with replacing(path) as stream:
-        stream.write(model.SerializeToString())
-    seconds = time.perf_counter() - start
-    files = [path, data_file(path)] if _is_beside(tensors, path) else [path]
+    _check_placement(exported, path, placement, dtype)
+    verification = None
+    with staged(path, beside=placement == "in-place") as draft:
+        model = model_graph(
+            exported.blueprint,
+            _tensors(exported, draft, placement, dtype),
+            dtype=float_format(dtype, among=COMPUTE_FORMATS),
+            opset=opset,
+            taps=taps,
+            lowerings=lowerings,
+        )
+        draft.write_bytes(model.SerializeToString())
+        files = [file for file in (draft, data_file(draft)) if file.exists()]
+        bytes_written = sum(file.stat().st_size for file in files)
+        seconds = time.perf_counter() - start
+        if verify:
+            verification = _verified(exported, draft, path, dtype)
     return ExportResult(
         path=path,
         weights=placement,
         dtype=dtype,
-        bytes_written=sum(file.stat().st_size for file in files),
+        bytes_written=bytes_written,
         seconds=seconds,
         inputs=tuple(value.name for value in model.graph.input),
         outputs=tuple(value.name for value in model.graph.output),
-        verification=_verify_or_remove(exported, files, dtype) if verify else None,
+        verification=verification,
     )
 
 
-def _check_call(exported: Exported, path: Path, placement: str, dtype: str, opset: int) -> None:
-    """ExportError for what cannot be served, before anything is written."""
-    float_format(dtype, among=COMPUTE_FORMATS)
-    if placement not in ("in-place", "copy"):
-        raise ExportError(f"weights is {placement!r} but must be 'in-place' or 'copy'")
-    if not isinstance(opset, int) or not OLDEST_OPSET <= opset <= onnx_opset_version():
-        raise ExportError(f"opset is {opset!r} but must be one of {OLDEST_OPSET} to {onnx_opset_version()}")
+def _output_path(output: object) -> Path:
+    """`output` as the path of a graph in a directory that exists."""
+    name = os.fspath(output) if isinstance(output, os.PathLike) else output
+    if not isinstance(name, str) or "\0" in name:
+        raise ExportError(f"output is {output!r} but must be the path of the .onnx file to write")
+    path = Path(name)
     if path.suffix != ".onnx":
         raise ExportError(f"{path}: the name of a graph must end in .onnx")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ExportError(f"{path}: there is no directory {path.parent}")
-    if placement == "in-place" and exported.checkpoint is None:
+    return path
+
+
+def _check_options(weights: object, dtype: object, opset: object, lowerings: object, **switches: object) -> None:
+    """ExportError for an option that is none of its values."""
+    if weights is not None and weights not in PLACEMENTS:
+        raise ExportError(f"weights is {weights!r} but must be 'in-place' or 'copy'")
+    if not isinstance(dtype, str) or dtype not in COMPUTE_FORMATS:
+        raise ExportError(f"dtype is {dtype!r} but must be one of {', '.join(COMPUTE_FORMATS)}")
+    if not isinstance(opset, int) or isinstance(opset, bool) or not OLDEST_OPSET <= opset <= onnx_opset_version():
+        raise ExportError(f"opset is {opset!r} but must be one of {OLDEST_OPSET} to {onnx_opset_version()}")
+    if not isinstance(lowerings, Mapping):
+        raise ExportError(f"lowerings is a {type(lowerings).__name__} but must map the name of each layer to its body")
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ExportError(f"{name} is {value!r} but must be True or False")
+
+
+def _check_placement(exported: Exported, path: Path, placement: Placement, dtype: str) -> None:
+    """ExportError for weights that cannot stay in place."""
+    if placement == "copy":
+        return
+    if exported.checkpoint is None:
         raise ExportError(
             'a model has no files whose weights could stay in place: export its checkpoint, or use weights="copy"'
         )
-    if placement == "in-place" and dtype != "float32":
+    if dtype != "float32":
         raise ExportError(f'a graph in {dtype} needs its weights copied (weights="copy"); in place it computes in float32')
+    check_in_place(exported.checkpoint, exported.blueprint.names, path)
 
 
 def _tensors(exported: Exported, path: Path, placement: Placement, dtype: str) -> dict[str, TensorProto]:
@@ -130,24 +158,16 @@ def _tensors(exported: Exported, path: Path, placement: Placement, dtype: str) -
     names = exported.blueprint.names
     if placement == "in-place":
         assert exported.checkpoint is not None
-        return in_place(exported.checkpoint, names, path)
+        return in_place(exported.checkpoint, names)
     arrays = exported.specification(dtype).weights if exported.checkpoint is None else exported.arrays
     if exported.blueprint.num_parameters() <= INLINE_PARAMETERS:
         return inline(arrays, names)
     return copied(arrays, names, path)
 
 
-def _is_beside(tensors: Mapping[str, TensorProto], path: Path) -> bool:
-    """Whether the weights were copied into a file beside the graph."""
-    locations = {entry.value for tensor in tensors.values() for entry in tensor.external_data if entry.key == "location"}
-    return data_file(path).name in locations
-
-
-def _verify_or_remove(exported: Exported, files: list[Path], dtype: str) -> Verification:
-    """The verification of the graph `files[0]`; a graph that fails does not stay."""
+def _verified(exported: Exported, draft: Path, path: Path, dtype: str) -> Verification:
+    """The verification of `draft`, whose errors name the graph as the caller knows it."""
     try:
-        return verify_export(exported, files[0], dtype)
-    except BaseException:
-        for file in files:
-            file.unlink()
-        raise
+        return verify_export(exported, draft, dtype)
+    except ExportError as error:
+        raise ExportError(str(error).replace(str(draft), str(path))) from error.__cause__

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from export.errors import ExportError
 from export.graph import Function, Graph, Value
 from export.lowerings import LOWERINGS
 from refimpl.layers import VOCABULARY
@@ -78,12 +79,18 @@ class GraphOps(Ops):
         options = {key: value for key, value in arguments.items() if not isinstance(value, Value) and value is not None}
         body = Function(self.graph.opset)
         parameters = {key: body.input(key, value.type) for key, value in arrays.items()}
-        results = self.lowerings[name](body, **parameters, **options)
+        results = self._lowering(name)(body, **parameters, **options)
         body.outputs = list(results) if isinstance(results, tuple) else [results]
         function = self.graph.declare(_function_name(name, arrays, options), body, _documentation(name, options))
         outputs = [Value(self._fresh(name), output.type) for output in body.outputs]
         self.graph.call(function, list(arrays.values()), outputs)
         return tuple(outputs) if isinstance(results, tuple) else outputs[0]
+
+    def _lowering(self, name: str) -> Callable[..., Any]:
+        lowering = self.lowerings.get(name)
+        if not callable(lowering):
+            raise ExportError(f"lowerings has no body for the layer {name!r}, which the model needs")
+        return lowering
 
     def _fresh(self, name: str) -> str:
         return self.graph.unique(".".join([*self._path, name]))

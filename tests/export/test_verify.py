@@ -14,7 +14,11 @@ from onnx import numpy_helper
 
 import refimpl
 from export import ExportError, export_onnx
-from export.lowerings import LOWERINGS, attention, attention_mask, rms_norm, rotary_embedding
+from export.lowerings import LOWERINGS
+from export.lowerings.attention import attention
+from export.lowerings.mask import attention_mask
+from export.lowerings.norm import rms_norm
+from export.lowerings.position import rotary_embedding
 from export.source import open_source
 from export.verify import verify_export
 from tests.export.exported_models import write_checkpoint
