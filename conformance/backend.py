@@ -17,15 +17,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from inspect import Parameter, isclass, signature
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from conformance.judge import failure
+from conformance.calls import Misbehaved, Unsupported, contained, described, error_of, guarded
 from conformance.readings import Exact
-from conformance.verdict import Judgement
+from conformance.results import check_result
 from refimpl.layers import VOCABULARY
-from refimpl.numerics import FORMATS, Array
+from refimpl.numerics import FORMATS
 
 DEFAULT_DTYPES = ("float32",)
 
@@ -34,27 +35,17 @@ class BackendError(ValueError):
     """A backend that cannot be loaded, or cannot run here: one sentence."""
 
 
-class Unsupported(Exception):
-    """The backend says that it does not do this."""
-
-
-class Misbehaved(Exception):
-    """A call went wrong in a way that is a verdict of its own."""
-
-    def __init__(self, judgement: Judgement) -> None:
-        super().__init__(judgement.sentence)
-        self.judgement = judgement
-
-
 class Backend:
     """Calls the functions of a backend by the protocol and tells apart what can go wrong."""
 
     def __init__(self, functions: Any, *, name: str = "") -> None:
         self._source = functions
+        self._given_name = name or _own_name(functions)
         unavailable = self._attribute("unavailable")
-        if callable(unavailable) and (reason := unavailable()):
-            raise BackendError(str(reason))
-        self.name = str(self._attribute("name") or name or _own_name(functions))
+        if callable(unavailable) and (reason := outside(self._given_name, "unavailable()", unavailable)):
+            raise BackendError(_one_line(reason))
+        own_name = self._attribute("name")
+        self.name = own_name if isinstance(own_name, str) and own_name else self._given_name
         self.reference = self.name  # what to write on a command line; `load_backend` knows better
         version = self._attribute("version")
         self.version = str(version) if isinstance(version, str) else ""
@@ -78,20 +69,23 @@ class Backend:
         options = {key: value for key, value in options.items() if not _is_default(value, defaults.get(key, Parameter.empty))}
         _bind(found, values, options)
         names = [*signature(VOCABULARY[function]).parameters]
-        return guarded(found, values, options, names)
+        result = guarded(found, values, options, names)
+        check_result(function, result)
+        return result
 
     def load(self, directory: Path) -> Callable[..., Any]:
         """The callable that the backend makes of a checkpoint directory. Raises Unsupported or Misbehaved."""
         assert callable(self._load)
         engine = guarded(self._load, (directory,), {}, ["checkpoint_dir"])
         if not callable(engine):
-            raise Misbehaved(_error(f"load returned a {type(engine).__name__}, which cannot be called"))
+            raise Misbehaved(error_of(f"load returned a {type(engine).__name__}, which cannot be called"))
         return engine
 
     def _attribute(self, name: str) -> Any:
-        if isinstance(self._source, Mapping):
-            return self._source.get(name)
-        return getattr(self._source, name, None)
+        source = self._source
+        if isinstance(source, Mapping):
+            return source.get(name)
+        return outside(self._given_name, f"its {name}", lambda: getattr(source, name, None))
 
 
 class Candidate(Exact):
@@ -109,48 +103,13 @@ class Candidate(Exact):
 
     def call(self, name: str, *values: Any, **options: Any) -> Any:
         cast = self.cast_angles if name == "rope_cos_sin" else self.cast
-        result = self.backend.call(name, *map(cast, values), **{key: cast(value) for key, value in options.items()})
-        arrays = result if isinstance(result, tuple) else (result,)
-        for array in arrays:
-            if not isinstance(array, np.ndarray):
-                raise Misbehaved(failure("dtype", f"{name} returned a {type(array).__name__} but needs a NumPy array"))
-        return self.widen(result)
-
-
-def guarded(function: Callable[..., Any], values: tuple[Any, ...], options: dict[str, Any], names: list[str]) -> Any:
-    """`function(*values, **options)`, where raising and writing into the inputs are noticed."""
-    before = [_bits(value) for value in (*values, *options.values())]
-    try:
-        result = function(*values, **options)
-    except NotImplementedError as error:
-        raise Unsupported(_first_line(error) or "no reason given") from error
-    except (Exception, SystemExit) as error:
-        raise Misbehaved(_error(f"raised {type(error).__name__}: {_first_line(error)}")) from error
-    after = [_bits(value) for value in (*values, *options.values())]
-    for name, old, new in zip([*names[: len(values)], *options], before, after, strict=True):
-        if old != new:
-            raise Misbehaved(failure("mutation", f"wrote into its argument {name!r}"))
-    return result
-
-
-def attempt(judge: Callable[[], Judgement]) -> Judgement:
-    """The judgement, or what the backend's refusal or failure amounts to."""
-    try:
-        return judge()
-    except Unsupported as refusal:
-        return Judgement(verdict="unsupported", sentence=str(refusal))
-    except Misbehaved as failing:
-        return failing.judgement
-
-
-def _error(sentence: str) -> Judgement:
-    return Judgement(verdict="error", sentence=sentence)
+        return self.widen(self.backend.call(name, *map(cast, values), **{key: cast(value) for key, value in options.items()}))
 
 
 def _bind(function: Callable[..., Any], values: tuple[Any, ...], options: dict[str, Any]) -> None:
     try:
         form = signature(function)
-    except (TypeError, ValueError):  # compiled functions may have none
+    except Exception:  # compiled functions may have none
         return
     try:
         form.bind(*values, **options)
@@ -166,33 +125,34 @@ def _is_default(value: Any, default: Any) -> bool:
     return not isinstance(value, np.ndarray) and default is not Parameter.empty and value == default
 
 
-def _bits(value: Any) -> bytes | None:
-    return _array_bits(value) if isinstance(value, np.ndarray) else None
-
-
-def _array_bits(array: Array) -> bytes:
-    return repr((array.shape, array.dtype)).encode() + array.tobytes()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else ""
+def outside(name: str, what: str, ask: Callable[[], Any]) -> Any:
+    """What the code of a backend answers while it is being loaded. BackendError when it raises or exits."""
+    try:
+        with contained():
+            return ask()
+    except (KeyboardInterrupt, BackendError):
+        raise
+    except BaseException as error:
+        raise BackendError(f"{name}: {what} raised {described(error)}") from error
 
 
 def _dtypes(claimed: Any, name: str) -> tuple[str, ...]:
     if claimed is None:
         return DEFAULT_DTYPES
-    found = tuple(map(str, claimed)) if not isinstance(claimed, str) else (claimed,)
-    unknown = [dtype for dtype in found if dtype not in FORMATS]
-    if unknown or not found:
-        raise BackendError(f"{name}: dtypes is {claimed!r} but needs names among {', '.join(FORMATS)}")
+    found = (claimed,) if isinstance(claimed, str) else tuple(claimed) if isinstance(claimed, (tuple, list)) else ()
+    if not found or any(dtype not in tuple(FORMATS) for dtype in found):
+        raise BackendError(f"{name}: dtypes is {_one_line(repr(claimed))} but needs names among {', '.join(FORMATS)}")
     return found
+
+
+def _one_line(text: Any) -> str:
+    return " ".join(str(text).split())
 
 
 def _own_name(functions: Any) -> str:
     if isinstance(functions, Mapping):
         return "mapping"
-    return getattr(functions, "__name__", None) or type(functions).__name__
+    return functions.__name__ if isinstance(functions, ModuleType) or isclass(functions) else type(functions).__name__
 
 
 def as_backend(source: Any, *, name: str = "") -> Backend:
@@ -200,5 +160,5 @@ def as_backend(source: Any, *, name: str = "") -> Backend:
     if isinstance(source, Backend):
         return source
     if isclass(source):
-        source = source()
+        source = outside(name or source.__name__, "making an instance", source)
     return Backend(source, name=name)

@@ -13,9 +13,9 @@ from zlib import crc32
 
 import numpy as np
 
-from conformance.backend import Misbehaved, Unsupported, attempt
+from conformance.calls import Unsupported, attempt, combining
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
-from conformance.judge import expect, failure, judge_one
+from conformance.judge import expect, judge_one
 from conformance.readings import Exact, InFormat, on_floats
 from conformance.verdict import Judgement
 from refimpl.blocks import MLP, Attention, Block, GatedMLP, Inputs, Layer, LayerNorm, RMSNorm, Rope
@@ -54,9 +54,6 @@ class BackendOps(Ops):
     def _ask(self, name: str, values: tuple[Any, ...], options: dict[str, Any]) -> Any:
         result = self._backend.call(name, *values, **options)
         self.used.add(name)
-        for array in result if isinstance(result, tuple) else (result,):
-            if not isinstance(array, np.ndarray):
-                raise Misbehaved(failure("dtype", f"{name} returned a {type(array).__name__} but needs a NumPy array"))
         if name == "rope_cos_sin":
             return on_floats(lambda array: array.astype(self._dtype), result)
         return result
@@ -122,10 +119,8 @@ class BlockCase(Case):
             def cast(array: Array) -> Array:
                 return array.astype(FORMATS[self.dtype])
 
-            try:
+            with combining("the block"):
                 output = _evaluate(self.block, self.inputs(reading), ops, reading, past=self.past, cast=cast)
-            except (ValueError, TypeError, IndexError) as error:
-                raise Misbehaved(failure("shape", f"the block cannot go on with the backend's values: {error}")) from error
             if not ops.used:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in ops.refused.items())
                 return Judgement(verdict="unsupported", sentence=reasons) if reasons else NOT_COVERED

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from conformance.verdict import Judgement, Result
 from refimpl.layers import VOCABULARY
 
@@ -72,15 +74,10 @@ class Case(ABC):
         """The verdict on `backend`, of which every function that the case needs may be missing."""
 
     def result(self, backend: Backend, workspace: Workspace) -> Result:
-        """The verdict with the identity of the case."""
-        return Result(
-            id=self.id,
-            level=self.level,
-            layer=self.function,
-            dtype=self.dtype,
-            rule=self.rule,
-            judgement=self.judge(backend, workspace),
-        )
+        """The verdict with the identity of the case, whatever the caller's `np.seterr` is."""
+        with np.errstate(all="ignore"):
+            judgement = self.judge(backend, workspace)
+        return Result(id=self.id, level=self.level, layer=self.function, dtype=self.dtype, rule=self.rule, judgement=judgement)
 
     @property
     def rule(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from conformance.backend import Backend, BackendError, as_backend
 from conformance.backends import BUILT_IN
+from conformance.calls import contained, described
 
 GROUP = "refimpl.backends"
 
@@ -26,6 +27,8 @@ def load_backend(backend: Any) -> Backend:
     """
     if not isinstance(backend, str):
         return as_backend(backend)
+    if backend.endswith(":"):
+        raise BackendError(f"{backend!r}: the attribute after the colon is missing")
     found = _by_name(backend)
     found.reference = backend
     return found
@@ -58,6 +61,8 @@ def _from_module(reference: str, *, name: str) -> Backend:
         near = get_close_matches(name, backend_names(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(backend_names())}, a path.py or a module"
         raise BackendError(f"no backend {name!r}; {hint}")
+    if not attribute and module_name.partition(".")[0] in sys.stdlib_module_names:
+        raise BackendError(f"{name}: a module of Python's standard library, not a backend")
     module = _guarded_import(lambda: importlib.import_module(module_name), name)
     return as_backend(_attribute(module, attribute, name), name=name)
 
@@ -86,11 +91,14 @@ def _module_of_file(path: str) -> ModuleType:
 
 def _guarded_import(load: Any, name: str) -> Any:
     try:
-        return load()
-    except ModuleNotFoundError as error:
-        raise BackendError(f"{name}: needs the package {error.name!r}, which is not installed") from error
-    except Exception as error:
-        raise BackendError(f"{name}: cannot be imported ({type(error).__name__}: {error})") from error
+        with contained():
+            return load()
+    except (KeyboardInterrupt, BackendError):
+        raise
+    except BaseException as error:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            raise BackendError(f"{name}: needs the package {error.name!r}, which is not installed") from error
+        raise BackendError(f"{name}: cannot be imported ({described(error)})") from error
 
 
 def _attribute(module: Any, attribute: str, name: str) -> Any:

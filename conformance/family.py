@@ -13,7 +13,8 @@ from zlib import crc32
 
 import numpy as np
 
-from conformance.backend import Candidate, attempt
+from conformance.backend import Candidate
+from conformance.calls import attempt
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.judge import expect, judge
 from conformance.readings import Exact, on_floats

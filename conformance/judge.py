@@ -67,6 +67,7 @@ class Expectation:
         return CONSTANT * self.noise if self.noise else Norms(0.0, 0.0)
 
 
+@np.errstate(all="ignore")
 def expect(evaluate: Evaluate, dtype: str, *, seed: int = 0) -> tuple[Expectation, ...]:
     """The truth of each output of a problem and the noise that is legitimate at `dtype`."""
     truths = evaluate(Exact(dtype))
@@ -76,9 +77,8 @@ def expect(evaluate: Evaluate, dtype: str, *, seed: int = 0) -> tuple[Expectatio
     readings += [Unsteady(dtype, seed + index) for index in range(UNSTEADY_SAMPLES)]
     readings += [Perturbed(dtype, seed + index) for index in range(PERTURBED_SAMPLES)]
     nearby = [(InFormat(dtype, seed + index), Nearby(dtype, seed + index)) for index in range(NEARBY_SAMPLES)]
-    with np.errstate(all="ignore"):
-        pairs = [(evaluate(reading), truths) for reading in readings]
-        pairs += [(evaluate(rounded), evaluate(exact)) for rounded, exact in nearby]
+    pairs = [(evaluate(reading), truths) for reading in readings]
+    pairs += [(evaluate(rounded), evaluate(exact)) for rounded, exact in nearby]
     expectations = []
     for index, truth in enumerate(truths):
         noise = rounding_noise(truth, dtype)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conformance.backend import Misbehaved, Unsupported, attempt, guarded
+from conformance.calls import Misbehaved, Unsupported, attempt, combining, guarded
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.judge import Expectation, expect, failure, judge_one
 from conformance.readings import Exact
+from conformance.results import check_array
 from conformance.tiny import MODELS, Specification, TinyModel
 from conformance.verdict import Judgement
-from refimpl.numerics import FORMATS, Array, is_float
+from refimpl.numerics import FORMATS, Array
 
 if TYPE_CHECKING:
     from conformance.backend import Backend
@@ -69,8 +70,7 @@ def ask(engine: Engine, tokens: Array, *cache: Any, **options: Any) -> tuple[Arr
             pass
     result = guarded(engine, (tokens.copy(), *cache), options, ["tokens", "cache"])
     logits, new_cache = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    if not isinstance(logits, np.ndarray) or not is_float(logits.dtype):
-        raise Misbehaved(failure("dtype", f"returned {_describe(logits)} but needs logits as a NumPy array of floats"))
+    check_array(logits, "the loaded model")
     if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
         raise Misbehaved(failure("shape", f"returned logits of shape {logits.shape} for tokens {tokens.shape}"))
     return logits, new_cache
@@ -111,7 +111,9 @@ class ModelCase(Case):
         tiny = MODELS[self.index]
 
         def compare() -> Judgement:
-            logits = PHASES[self.phase](engine_of(tiny, self.dtype, backend, workspace), tiny.tokens())
+            engine = engine_of(tiny, self.dtype, backend, workspace)
+            with combining("the phase"):
+                logits = PHASES[self.phase](engine, tiny.tokens())
             expected = expectation(self.index, self.dtype, padding=self.phase == "padded")
             return judge_one(logits, expected, self.dtype, axes="BTV" if logits.ndim == 3 else "NV", wider=True)
 
@@ -138,15 +140,14 @@ def model_cases(dtype: str) -> list[Case]:
 
 def _in_pieces(engine: Engine, tokens: Array, lengths: list[int]) -> Array:
     cache: tuple[Any, ...] = ()
-    found, start = [], 0
+    found: list[Array] = []
+    start = 0
     for length in lengths:
         logits, new_cache = ask(engine, tokens[:, start : start + length], *cache)
         if new_cache is None:
             raise Unsupported("the loaded model returns no cache")
+        if found and logits.shape[-1] != found[0].shape[-1]:
+            raise Misbehaved(failure("shape", f"returned {found[0].shape[-1]} logits a token, later {logits.shape[-1]}"))
         found.append(logits)
         cache, start = (new_cache,), start + length
     return np.concatenate(found, axis=1)
-
-
-def _describe(value: Any) -> str:
-    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"

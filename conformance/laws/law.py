@@ -13,7 +13,8 @@ from zlib import crc32
 
 import numpy as np
 
-from conformance.backend import Candidate, attempt
+from conformance.backend import Candidate
+from conformance.calls import attempt, combining
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.family import ALL_DTYPES
 from conformance.judge import CONSTANT, expect, failure, measure
@@ -93,7 +94,13 @@ class LawCase(Case):
     def judge(self, backend: Backend, workspace: Workspace) -> Judgement:
         if not set(self.law.functions) <= set(backend.functions):
             return NOT_COVERED
-        return attempt(lambda: judge_law(self.evaluate, self.evaluate(Candidate(backend, self.dtype)), self.dtype))
+
+        def compare() -> Judgement:
+            with combining("the law"):
+                sides = self.evaluate(Candidate(backend, self.dtype))
+            return judge_law(self.evaluate, sides, self.dtype)
+
+        return attempt(compare)
 
 
 def judge_law(evaluate: Callable[[Exact], tuple[Array, ...]], sides: tuple[Array, Array], dtype: str) -> Judgement:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conformance.backend import attempt
+from conformance.calls import attempt, combining
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.judge import CONSTANT, failure, measure
 from conformance.models import PADDING, Engine, decode, engine_of, expectation, padded, pieces, prefill
@@ -76,7 +76,9 @@ class ModelLawCase(Case):
         tiny = MODELS[self.index]
 
         def compare() -> Judgement:
-            left, right = LAWS[self.law][0](engine_of(tiny, self.dtype, backend, workspace), tiny.tokens())
+            engine = engine_of(tiny, self.dtype, backend, workspace)
+            with combining("the law"):
+                left, right = LAWS[self.law][0](engine, tiny.tokens())
             if left.shape != right.shape:
                 return failure("shape", f"one side of the law has shape {left.shape}, the other {right.shape}")
             if not (np.isfinite(left).all() and np.isfinite(right).all()):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from conformance import BackendError, backend_names, load_backend, run
-from conformance.backend import Unsupported
 from conformance.backends import BUILT_IN
+from conformance.calls import Unsupported
 from conformance.select import expression
 from refimpl import layers
 

@@ -1,0 +1,53 @@
+"""What a function of the vocabulary returns: how many arrays, and numbers of which kind.
+
+Checked where a backend's result comes in, so that nothing later computes with texts, dates or objects. Shapes and formats
+are the judge's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from conformance.calls import Misbehaved
+from conformance.judge import failure
+from refimpl.numerics import is_float
+
+PAIRS = ("rope_cos_sin",)
+INTEGERS = ("token_order",)
+BOOLS = ("padding_mask", "causal_mask", "sliding_window_mask", "chunked_mask", "attention_mask")
+# Entries; no result of the suite comes near it, while a broadcast view may claim to have any number of them.
+LARGEST = 2**24
+
+
+def check_result(function: str, result: Any) -> None:
+    """Misbehaved when `result` is nothing that `function` can return."""
+    if function not in PAIRS and isinstance(result, tuple):
+        raise Misbehaved(failure("shape", f"{function} returned {len(result)} arrays in a tuple but needs one by itself"))
+    if function in PAIRS and isinstance(result, (tuple, np.ndarray)):
+        found = len(result) if isinstance(result, tuple) else 1
+        if found != 2 or not isinstance(result, tuple):
+            raise Misbehaved(failure("shape", f"{function} returned {found} arrays but needs a tuple of 2"))
+    for array in result if isinstance(result, tuple) else (result,):
+        check_array(array, function, _kind(function))
+
+
+def check_array(array: Any, function: str, kind: str = "float") -> None:
+    """Misbehaved unless `array` is a NumPy array of a moderate size with numbers of `kind`: float, integer or bool."""
+    if type(array) is not np.ndarray:
+        raise Misbehaved(failure("dtype", f"{function} returned a {type(array).__name__} but needs a plain NumPy array"))
+    fits = {"float": is_float(array.dtype), "integer": array.dtype.kind in "iu", "bool": array.dtype.kind == "b"}
+    if not fits[kind]:
+        raise Misbehaved(failure("dtype", f"{function} returned dtype {array.dtype} but needs {_NEEDED[kind]}"))
+    if array.size > LARGEST:
+        raise Misbehaved(failure("shape", f"{function} returned shape {array.shape}, larger than any result of the suite"))
+
+
+_NEEDED = {"float": "a float format", "integer": "an integer format", "bool": "bool"}
+
+
+def _kind(function: str) -> str:
+    if function in BOOLS:
+        return "bool"
+    return "integer" if function in INTEGERS else "float"
