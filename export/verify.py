@@ -115,8 +115,11 @@ class _RoundedOnceMore(Wrapper):
     def _move(self, value: Any) -> Any:
         if not isinstance(value, np.ndarray) or value.dtype != np.float64:
             return value
-        ups = self._generator.integers(0, 2, value.shape, dtype=np.int8)
-        return value * (1 + self._roundoff * (2.0 * ups - 1))
+        bits = np.frombuffer(self._generator.bytes(-(-value.size // 8)), np.uint8)
+        moved = np.multiply(np.unpackbits(bits, count=value.size).reshape(value.shape), 2 * self._roundoff)
+        moved += 1 - self._roundoff
+        moved *= value  # in place: the largest weights of a model fill memory as it is
+        return moved
 
 
 def _calls(session: Session, tokens: Array, mask: Array, oracle: Array) -> Iterator[tuple[str, Array, Array]]:
@@ -128,12 +131,19 @@ def _calls(session: Session, tokens: Array, mask: Array, oracle: Array) -> Itera
     yield "prefill in pieces", np.concatenate([first, second], axis=1), expected
     steps: list[Array] = []
     cache: SessionCache | None = None
-    for index in range(tokens.shape[1]):
-        logits, cache = session(row[:, index : index + 1], cache)
+    for piece in np.split(row, _decode_steps(tokens.shape[1])[1:], axis=1):
+        logits, cache = session(piece, cache)
         steps.append(logits)
     yield "cached decode", np.concatenate(steps, axis=1), expected
     padded, _ = session(tokens, attention_mask=mask)
     yield "a batch padded on the left", padded[mask.astype(bool)], oracle[mask.astype(bool)]
+
+
+def _decode_steps(length: int) -> list[int]:
+    """Where the calls of a decode begin: the first and the last tokens one by one, those between, which long windows need,
+    in one piece."""
+    last = range(length - LENGTH, length)
+    return sorted({*range(min(LENGTH // 2, last.start) + 1), *last})
 
 
 def _errors(result: Array, expected: Array) -> tuple[float, float]:

@@ -148,3 +148,20 @@ def test_a_graph_that_fails_when_it_runs_fails(tmp_path: Path) -> None:
             lowerings={**LOWERINGS, "swiglu": shapes_that_do_not_fit},
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_beyond_a_long_window_in_decode_alone_fails(tmp_path: Path) -> None:
+    """The graph forgets the oldest key of the cache once that holds as many as the window, when a single token comes."""
+
+    def forgetful(f: Any, q_order: Any, k_order: Any, *, window: int | None = None) -> Any:
+        visible = attention_mask(f, q_order, k_order, window=window)
+        if window is None:
+            return visible
+        places = f.Sub(f.Unsqueeze(q_order, [2]), f.Unsqueeze(k_order, [1]))
+        single = f.Less(f.Shape(q_order, start=1, end=2), np.asarray([2]))
+        return f.And(visible, f.Not(f.And(single, f.Equal(places, np.asarray(window - 1)))))
+
+    model = refimpl.init(qwen3(use_sliding_window=True, sliding_window=100, max_window_layers=0))
+    export_onnx(model, tmp_path / "sound.onnx", verify=True)
+    with pytest.raises(ExportError, match="cached decode in onnxruntime is off by"):
+        export_onnx(model, tmp_path / "model.onnx", verify=True, lowerings={**LOWERINGS, "attention_mask": forgetful})
