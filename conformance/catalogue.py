@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from conformance import select
 from conformance.blocks import block_cases
 from conformance.case import LEVELS, Case
 from conformance.cases import FAMILIES
@@ -12,6 +13,7 @@ from conformance.laws import LAWS
 from conformance.laws.model import model_law_cases
 from conformance.models import model_cases
 from conformance.search import search
+from conformance.select import whole_number
 from refimpl.numerics import FORMATS
 
 MAX_EXAMPLES = 50
@@ -19,25 +21,31 @@ MAX_EXAMPLES = 50
 
 def cases(
     *,
-    dtypes: Sequence[str] = tuple(FORMATS),
-    levels: Sequence[str] = LEVELS,
+    dtypes: str | Sequence[str] = tuple(FORMATS),
+    levels: str | Sequence[str] = LEVELS,
     max_examples: int = MAX_EXAMPLES,
     seed: int = 0,
 ) -> list[Case]:
     """Every case at some dtypes and levels; functions of integers belong to every dtype.
 
-    max_examples and seed are those of the searches among drawn cases; none with max_examples = 0.
+    max_examples and seed are those of the searches among drawn cases; none with max_examples = 0. ValueError for what is
+    no dtype, level or number.
     """
+    wanted, chosen = select.levels(levels), select.dtypes(dtypes, ())
+    whole_number("max_examples", max_examples)
+    whole_number("seed", seed)
     found: list[Case] = []
     for level in LEVELS:
-        if level in levels:
-            for dtype in (*dtypes, *INTEGERS):
+        if level in wanted:
+            for dtype in (*chosen, *INTEGERS):
                 found += _MAKERS[level](dtype, max_examples, seed)
     return found
 
 
 def find_case(case_id: str) -> Case:
     """The case of an id, drawn ones included. ValueError when there is none."""
+    if not isinstance(case_id, str):
+        raise ValueError(f"the case id is {case_id!r} but needs a string; `refimpl list cases` names them")
     for family in FAMILIES.values():
         drawn = family.parse(case_id)
         if drawn is not None:

@@ -14,10 +14,11 @@ from zlib import crc32
 import numpy as np
 
 from conformance.backend import Candidate
-from conformance.calls import attempt
+from conformance.calls import attempt, first_line
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.judge import expect, judge
 from conformance.readings import Exact, on_floats
+from conformance.results import LARGEST
 from conformance.verdict import Judgement
 from refimpl.numerics import FORMATS, unit_roundoff
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
 WIDE_DTYPES = ("float64", "float32")
 INTEGERS = ("int64",)
+# Whole numbers among the parameters that are no sizes of arrays.
+NOT_SIZES = ("farthest", "original_max_position_embeddings", "window", "chunk")
 
 
 class Values(np.random.Generator):
@@ -114,14 +117,19 @@ class Family:
         if not found or dtype is None:
             return None
         try:
-            call = ast.parse(f"f({found.group(1)})", mode="eval").body
-            assert isinstance(call, ast.Call)
-            parameters = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
-            seed = int(parameters.pop("seed"))
+            parameters = _read(found.group(1))
+            seed = parameters.pop("seed", None)
+            if type(seed) is not int or seed < 0:
+                raise ValueError(f"seed is {seed!r} but needs an integer, 0 or more")
             signature(self.build).bind(None, **parameters)
-        except (SyntaxError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"case id {case_id!r} cannot be read: {error}") from None
-        return self.drawn(parameters, seed, dtype)
+            _check_sizes(parameters)
+            case = self.drawn(parameters, seed, dtype)
+            with np.errstate(all="ignore"):
+                case.evaluate(Exact(dtype))
+        except Exception as error:  # a spelled-out parameter may be anything, and so may what NumPy says of it
+            reason = f"{error} is not among the choices" if isinstance(error, KeyError) else first_line(error)
+            raise ValueError(f"case id {case_id!r} cannot be read: {reason or type(error).__name__}") from None
+        return case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +192,31 @@ class LayerCase(Case):
         if self.dtype not in FORMATS:
             return value
         return on_floats(lambda array: array.astype(FORMATS[self.dtype]), value)
+
+
+def _read(spelled: str) -> dict[str, Any]:
+    """`a=1,b='x'` as a dict. ValueError where it is anything else."""
+    try:
+        call = ast.parse(f"f({spelled})", mode="eval").body
+        if isinstance(call, ast.Call) and not call.args and isinstance(call.func, ast.Name):
+            return {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
+    except (SyntaxError, ValueError):
+        pass
+    raise ValueError("between the brackets it needs name=value, joined by commas")
+
+
+def _check_sizes(parameters: Mapping[str, Any]) -> None:
+    """ValueError for sizes below those of any drawn case, or so far above that their arrays might not fit into memory."""
+    product = 1
+    for name, value in parameters.items():
+        for size in value if isinstance(value, tuple) else (value,):
+            if type(size) is not int:
+                continue
+            if size < isinstance(value, tuple):
+                raise ValueError(f"{name} is {value!r}, too small")
+            product *= 1 if name in NOT_SIZES else max(size, 1)
+    if product > LARGEST:
+        raise ValueError(f"its arrays would have {product} entries or more, too many")
 
 
 def as_tuple(result: Any) -> tuple[Any, ...]:

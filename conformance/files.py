@@ -19,9 +19,15 @@ SCHEMA_VERSION = 1
 
 
 def write(text: str, path: str | os.PathLike[str] | None) -> str:
-    """`text`, also written to `path` when there is one."""
-    if path is not None:
+    """`text`, also written to `path` when there is one. ValueError when that cannot be."""
+    if path is None:
+        return text
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"the path of a report is {path!r} but needs a string or a path")
+    try:
         Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror or error})") from None
     return text
 
 

@@ -39,7 +39,7 @@ def run(
     backend: Any,
     *,
     k: str | None = None,
-    level: str | None = None,
+    level: str | Sequence[str] | None = None,
     dtype: str | Sequence[str] | None = None,
     max_examples: int = MAX_EXAMPLES,
     seed: int = 0,
@@ -49,16 +49,18 @@ def run(
 ) -> Report:
     """Run the suite against `backend` (see `load_backend`).
 
-    k: parts of case ids joined by and, or, not, parentheses. level: layer, block, model or law; None: all.
+    k: parts of case ids joined by and, or, not, parentheses. level: layer, block, model, law, or several; None: all.
     dtype: float64, float32, bfloat16, float16, several of them, or "all"; None: those that the backend claims.
     max_examples: drawn cases a layer and dtype, 0 for none; seed: where their drawing starts.
     xfails_file: known failures, see `conformance.xfails`.
     min_cases: with fewer cases that ran, `report.exit_code` is 5; None: one for each layer that is covered.
     ValueError (BackendError for the backend) in one sentence when the call is wrong.
     """
-    for name, number in (("max_examples", max_examples), ("seed", seed), ("min_cases", min_cases or 0)):
-        if type(number) is not int or number < 0:
-            raise ValueError(f"{name} is {number!r} but needs an integer, 0 or more")
+    for name, number in (("max_examples", max_examples), ("seed", seed), ("min_cases", 0 if min_cases is None else min_cases)):
+        select.whole_number(name, number)
+    missing = [part for part in ("start", "advance", "finish") if not callable(getattr(progress, part, None))]
+    if progress is not None and missing:
+        raise ValueError(f"progress is {progress!r} but needs the methods start, advance and finish")
     matches, levels, xfails = select.expression(k), select.levels(level), read_xfails(xfails_file)
     select.dtypes(dtype, ())
     candidate = load_backend(backend)
@@ -67,7 +69,7 @@ def run(
     dtypes = select.dtypes(dtype, candidate.dtypes)
     chosen = cases(dtypes=dtypes, levels=levels, max_examples=max_examples, seed=seed)
     results = []
-    if progress:
+    if progress is not None:
         progress.start(sum(matches(case.id) for case in chosen))
     try:
         with _workspace() as workspace:
@@ -75,10 +77,10 @@ def run(
                 if matches(case.id):
                     result = replace(case.result(candidate, workspace), expected=xfails.reason(case.id))
                     results.append(result)
-                    if progress:
+                    if progress is not None:
                         progress.advance(result)
     finally:
-        if progress:
+        if progress is not None:
             progress.finish()
     settings = {"k": k, "level": level, "dtypes": list(dtypes), "max_examples": max_examples, "seed": seed}
     return Report(

@@ -18,6 +18,8 @@ def expression(text: str | None) -> Predicate:
     """
     if text is None:
         return lambda case_id: True
+    if not isinstance(text, str):
+        raise ValueError(f"k is {text!r} but needs a string: parts of case ids joined by and, or, not, parentheses")
     tokens = re.findall(r"\(|\)|[^\s()]+", text)
     parser = _Parser(text, tokens)
     return parser.whole()
@@ -77,23 +79,30 @@ def _joined(how: Callable[..., bool], first: Predicate, second: Predicate) -> Pr
     return lambda case_id: how((first(case_id), second(case_id)))
 
 
-def levels(level: str | None) -> tuple[str, ...]:
-    """The levels that `level` means; None: all. ValueError when there is none of that name."""
-    if level is None:
-        return LEVELS
-    if level not in LEVELS:
-        raise ValueError(f"level is {level!r} but must be one of {', '.join(LEVELS)}")
-    return (level,)
+def levels(level: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The levels that `level` means: a name, several, or None for all. ValueError for an unknown one."""
+    return LEVELS if level is None else _names("level", level, LEVELS, "")
 
 
 def dtypes(dtype: str | Sequence[str] | None, default: Sequence[str]) -> tuple[str, ...]:
     """The dtypes that `dtype` means: a name, several, "all", or None for `default`. ValueError for an unknown one."""
     if dtype is None:
         return tuple(default)
-    if dtype == "all":
+    if isinstance(dtype, str) and dtype == "all":
         return tuple(FORMATS)
-    wanted = [dtype] if isinstance(dtype, str) else list(dtype)
-    for name in wanted:
-        if name not in FORMATS:
-            raise ValueError(f"dtype is {name!r} but must be one of {', '.join(FORMATS)}, or all")
+    return _names("dtype", dtype, tuple(FORMATS), ", or all")
+
+
+def whole_number(name: str, number: object) -> int:
+    """`number`, where it is an integer, 0 or more. ValueError where it is not."""
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{name} is {number!r} but needs an integer, 0 or more")
+    return number
+
+
+def _names(what: str, given: str | Sequence[str], known: Sequence[str], more: str) -> tuple[str, ...]:
+    wanted = tuple(given) if isinstance(given, (list, tuple, set, frozenset)) else (given,)
+    for name in wanted or (given,):
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"{what} is {name!r} but must be one of {', '.join(known)}{more}")
     return tuple(dict.fromkeys(wanted))

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 
 from rich.table import Table
+from rich.text import Text
 
 from conformance.case import TOKENS
 from conformance.report import Report
@@ -49,7 +50,8 @@ def quoted(text: str) -> str:
 def summary_table(report: Report) -> Table:
     """One row a layer, block or model that is covered: passed of run at each dtype with the largest share of the budget."""
     dtypes = [dtype for dtype in TOKENS if any(result.dtype == dtype for result in report.results)]
-    table = Table(title=f"{report.backend} {report.version}".strip(), title_justify="left", pad_edge=False)
+    title = Text(f"{report.backend} {report.version}".strip(), style="table.title")  # a name is no markup
+    table = Table(title=title, title_justify="left", pad_edge=False)
     table.add_column("level")
     table.add_column("layer")
     for dtype in dtypes:
@@ -60,7 +62,7 @@ def summary_table(report: Report) -> Table:
             continue
         cells = [_cell([result for result in results if result.dtype == dtype]) for dtype in dtypes]
         refused = sum(result.verdict == "unsupported" for result in results)
-        table.add_row(level, layer, *cells, str(refused) if refused else "")
+        table.add_row(Text(level), Text(layer), *cells, str(refused) if refused else "")
     return table
 
 
@@ -89,14 +91,14 @@ def grouped(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
     return groups
 
 
-def _cell(results: list[Result]) -> str:
+def _cell(results: list[Result]) -> Text:
     ran = [result for result in results if result.ran]
     if not results:
-        return ""
+        return Text()
     if not ran:
-        return "not covered" if all(result.verdict == "not covered" for result in results) else "unsupported"
+        return Text("not covered" if all(result.verdict == "not covered" for result in results) else "unsupported")
     passed = [result for result in ran if result.verdict == "pass"]
     shares = [result.judgement.share for result in ran if result.judgement.share is not None]
     share = f" {min(max(shares), 9999):.2f}" if shares and max(shares) > 0 else ""
     count = f"{len(passed)}/{len(ran)}{share}"
-    return count if len(passed) == len(ran) else f"[bold red]{count}[/]"
+    return Text(count, style="" if len(passed) == len(ran) else "bold red")

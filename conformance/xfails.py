@@ -49,9 +49,11 @@ def read_xfails(path: str | os.PathLike[str] | None) -> Xfails:
     """The known failures in a file. ValueError when it cannot be read or a line has no reason."""
     if path is None:
         return Xfails("", ())
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"xfails_file is {path!r} but needs a path")
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
     entries = []
     for number, line in enumerate(lines, start=1):
