@@ -23,18 +23,17 @@ class Finding:
 
 def lint(values: Mapping[str, Any]) -> list[Finding]:
     """Every key of a configuration with its meaning here; errors last. Never raises for a bad configuration."""
-    config = Config(values)
-    problem: str | None = None
+    try:
+        config = Config(values)
+    except ValueError as error:
+        return [Finding(kind="error", key="config", text=str(error))]
+    problem: list[Finding] = []
     try:
         reader(values)(config)
     except ValueError as error:
-        problem = str(error)
-    unread = config.unread()
-    findings = [Finding(kind="used", key=key, value=value) for key, value in config.taken.items()]
-    findings += [Finding(kind="default", key=key, value=value) for key, value in config.absent.items()]
-    findings += [Finding(kind="ignored", key=key, value=values[key]) for key in dict.fromkeys(config.ignored)]
-    if problem is not None:
-        findings.append(Finding(kind="error", key="config", text=problem))
-    else:
-        findings += [Finding(kind="error", key=key, value=values[key], text="not read") for key in unread]
-    return findings
+        problem = [Finding(kind="error", key="config", text=str(error))]
+    config.unread()
+    used = [Finding(kind="used", key=key, value=value) for key, value in config.taken.items()]
+    defaults = [Finding(kind="default", key=key, value=value) for key, value in config.absent.items()]
+    ignored = [Finding(kind="ignored", key=key, value=values[key]) for key in dict.fromkeys(config.ignored)]
+    return [*used, *defaults, *ignored, *problem]
