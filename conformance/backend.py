@@ -67,7 +67,9 @@ class Backend:
         found = self.functions[function]
         defaults = _defaults(VOCABULARY[function])
         options = {key: value for key, value in options.items() if not _is_default(value, defaults.get(key, Parameter.empty))}
-        _bind(found, values, options)
+        parameters = signature(VOCABULARY[function]).parameters.values()
+        needed = {p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.default is Parameter.empty}
+        _bind(found, values, options, needed)
         names = [*signature(VOCABULARY[function]).parameters]
         result = guarded(found, values, options, names)
         check_result(function, result)
@@ -106,7 +108,8 @@ class Candidate(Exact):
         return self.widen(self.backend.call(name, *map(cast, values), **{key: cast(value) for key, value in options.items()}))
 
 
-def _bind(function: Callable[..., Any], values: tuple[Any, ...], options: dict[str, Any]) -> None:
+def _bind(function: Callable[..., Any], values: tuple[Any, ...], options: dict[str, Any], required: set[str]) -> None:
+    """Unsupported when the function does not take an option, Misbehaved when it lacks a keyword that every call has."""
     try:
         form = signature(function)
     except Exception:  # compiled functions may have none
@@ -114,6 +117,10 @@ def _bind(function: Callable[..., Any], values: tuple[Any, ...], options: dict[s
     try:
         form.bind(*values, **options)
     except TypeError as error:
+        lacking = required - set(form.parameters)
+        takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in form.parameters.values())
+        if lacking and not takes_any:
+            raise Misbehaved(error_of(f"its signature {form} has no {', '.join(sorted(lacking))}")) from None
         raise Unsupported(f"its signature {form}: {error}") from None
 
 

@@ -44,11 +44,18 @@ class Report:
     def too_few(self) -> str:
         """A sentence when fewer cases ran than needed, else empty."""
         ran = sum(result.ran for result in self.results)
-        covered = {result.layer for result in self.results if result.verdict != "not covered"}
-        needed = max(len(covered), 1) if self.minimum is None else self.minimum
-        if ran >= needed and ran:
-            return ""
-        return f"{ran} cases ran but at least {max(needed, 1)} must: {_what_did_not(self.results)}"
+        needed = max(self.minimum or 1, 1)
+        if ran < needed:
+            return f"{ran} cases ran but at least {needed} must: {_what_did_not(self.results)}"
+        if self.minimum is None and (idle := self._idle()):
+            return f"offered, but not one case ran of {', '.join(idle)}: all unsupported"
+        return ""
+
+    def _idle(self) -> list[str]:
+        """Layers whose function is there and answers every case with `unsupported`."""
+        layers = [result for result in self.results if result.level == "layer"]
+        ran = {result.layer for result in layers if result.ran}
+        return sorted({result.layer for result in layers if result.verdict == "unsupported"} - ran)
 
     def failures(self) -> list[Result]:
         """The results that make the run fail."""

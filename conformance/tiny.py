@@ -136,7 +136,9 @@ QWEN3 = {
     "sliding_window": None,
     "tie_word_embeddings": False,
 }
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4.0, "beta_slow": 1.0}
+# Bounds 1.6 and 4.0 of 16 entries: neither is clipped, so both betas and the truncation show.
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 4.0, "beta_slow": 1.0}
+YARN_SIZES = {"head_dim": 16, "rope_theta": 100.0}
 
 
 def _smollm3(variant: str, **switches: Any) -> TinyModel:
@@ -151,7 +153,8 @@ MODELS = (
     _smollm3("tied", tie_word_embeddings=True, no_rope_layer_interval=4),
     _smollm3("untied_bias", tie_word_embeddings=False, attention_bias=True, no_rope_layer_interval=2),
     _smollm3("custom_nope", tie_word_embeddings=True, no_rope_layers=[0, 1, 1, 0]),
-    _qwen3("yarn", rope_scaling=YARN),
+    _qwen3("yarn", **YARN_SIZES, rope_scaling=YARN),
+    _qwen3("yarn_untruncated", **YARN_SIZES, rope_scaling={**YARN, "truncate": False, "attention_factor": 1.4}),
     _qwen3("window", use_sliding_window=True, sliding_window=5, max_window_layers=1),
     _qwen3("tied_bias", tie_word_embeddings=True, attention_bias=True),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from golden import models
 from golden.layers import evaluate, golden_cases, split
-from golden.manifest import GoldenError, directory, sha256, write_manifest, write_tensors
+from golden.manifest import NAME, GoldenError, directory, sha256, write_manifest, write_tensors
 from refimpl import SPEC_VERSION
 from refimpl.numerics import Array
 
@@ -29,12 +29,19 @@ def make(root: Path | None = None, *, confirm: Confirm | None = None) -> Path:
       the manifest says that the models are unconfirmed.
     """
     root = root or directory()
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    entries = [_layer(root, case) for case in golden_cases()]
-    entries += [_model(root, name, confirm) for name in models.CONFIGS]
-    made_with = {name: importlib.metadata.version(name) for name in ("numpy", "safetensors")}
-    write_manifest(root, {"spec_version": SPEC_VERSION, "made_with": made_with, "entries": entries})
+    if root.exists() and not (root / NAME).is_file() and (not root.is_dir() or any(root.iterdir())):
+        raise GoldenError(f"{root}: holds no {NAME}; golden tensors go into a directory of their own")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
+        made = Path(scratch) / root.name
+        made.mkdir()
+        entries = [_layer(made, case) for case in golden_cases()]
+        entries += [_model(made, name, confirm) for name in models.CONFIGS]
+        made_with = {name: importlib.metadata.version(name) for name in ("numpy", "safetensors")}
+        write_manifest(made, {"spec_version": SPEC_VERSION, "made_with": made_with, "entries": entries})
+        if root.exists():
+            root.rename(Path(scratch) / "replaced")
+        made.rename(root)
     return root
 
 

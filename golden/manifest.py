@@ -37,7 +37,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
         raise GoldenError(f"{path}: no such file; `refimpl golden make` writes it") from None
     except ValueError as error:
         raise GoldenError(f"{path}: not JSON ({error})") from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or not isinstance(manifest.get("entries"), list):
         raise GoldenError(f"{path}: not a golden manifest of schema {SCHEMA}")
     return manifest
 

@@ -45,16 +45,21 @@ def status(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        reason = error.strerror or str(error)
-        return _say(f"{error.filename}: {reason}" if error.filename else reason, WRONG_CALL)
-    except ValueError as error:
-        return _say(str(error), WRONG_CALL)
+    except (ValueError, OSError) as error:
+        if "REFIMPL_TRACEBACK" in os.environ:
+            raise
+        return _say(_sentence(error), WRONG_CALL)
     except Exception as error:
         if "REFIMPL_TRACEBACK" in os.environ:
             raise
         return _say(f"internal error: {type(error).__name__}: {error} (REFIMPL_TRACEBACK=1 shows where)", INTERNAL)
     return result if isinstance(result, int) else 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _say(message: str, code: int) -> int:

@@ -104,3 +104,19 @@ def test_a_broken_manifest_is_one_sentence(copy: Path, text: str) -> None:
     (copy / "MANIFEST.json").write_text(text)
     with pytest.raises(golden.GoldenError, match=r"MANIFEST\.json: not"):
         list(golden.verify(copy))
+
+
+def test_making_never_replaces_a_directory_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("kept")
+    with pytest.raises(golden.GoldenError, match="directory of their own"):
+        golden.make(tmp_path)
+    assert (tmp_path / "kept.txt").read_text() == "kept"
+
+
+def test_a_failed_making_leaves_what_was_there(copy: Path) -> None:
+    def confirm(folder: Path, tokens: np.ndarray) -> tuple[np.ndarray, str, str]:
+        raise RuntimeError("the peer is not well")
+
+    with pytest.raises(RuntimeError):
+        golden.make(copy, confirm=confirm)
+    assert problems(copy) == {}
