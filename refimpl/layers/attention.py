@@ -132,6 +132,10 @@ def attention_online(
 
     Shapes, rules, options: as `attention`; block is the number of keys read at a time.
     Rules: R9  equals `attention` for every block size.
+    Dtype: T1  as `attention`, but each step of the running state is rounded as well; kernels keep it in float32.
+           This function computes in the dtype of q.
+    Pitfalls: exp(-inf - -inf) in a block that shows nothing (splitkv-empty-split-nan); the sink counted once a block
+      (sink-counted-per-split).
     Source: Milakov and Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135, algorithm 1.
     """
     q_order, k_order, bias = _validated("attention_online", q, k, v, scale, sinks, bias, q_order, k_order)

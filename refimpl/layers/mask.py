@@ -20,6 +20,7 @@ def padding_mask(q_order: Array, k_order: Array) -> Array:
 
     Shapes: q_order int [B, T], k_order int [B, S]; result bool [B, T, S].
     Rules: R1  padding sees nothing and is seen by nothing.
+    Dtype: places are integers, masks are bools; so in all functions here.
     """
     q_BT1, k_B1S = _broadcast("padding_mask", q_order, k_order)
     return (k_B1S >= 0) & (q_BT1 >= 0)

@@ -248,6 +248,8 @@ def token_order(attention_mask: Array) -> Array:
 
     Shapes: attention_mask 0/1 [B, S]; result int64 [B, S].
     Rules: R1  padding may stand anywhere: left, right or between.
+    Dtype: integers.
+    Pitfalls: columns counted instead of tokens (left-pad-learned-absolute).
     """
     check("token_order", attention_mask=(attention_mask, "BS"))
     if attention_mask.dtype.kind not in "biu" or not np.isin(attention_mask, (0, 1)).all():
