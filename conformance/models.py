@@ -16,7 +16,8 @@ from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.judge import Expectation, expect, failure, judge_one
 from conformance.readings import Exact
 from conformance.results import check_array
-from conformance.tiny import MODELS, Specification, TinyModel
+from conformance.tiny import Specification, TinyModel
+from conformance.tiny_models import MODELS
 from conformance.verdict import Judgement
 from refimpl.numerics import FORMATS, Array
 

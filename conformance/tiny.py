@@ -25,6 +25,8 @@ from refimpl.numerics import FORMATS, Array
 LENGTH = 21
 # Query and key projections (or their norms, where there are any) times this: attention logits of size 4.
 SHARPNESS = 2.0
+# Router weights times this: the choice of experts is far from a tie.
+DECISIVENESS = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class TinyModel:
 
     @property
     def size(self) -> str:
-        return f"l{self.config['num_hidden_layers']}t{LENGTH}"
+        return f"l{len(self.blueprint.layers)}t{LENGTH}"
 
     @cached_property
     def blueprint(self) -> Blueprint:
@@ -48,15 +50,16 @@ class TinyModel:
         drawn = refimpl.init(self.config, seed=len(self.variant)).weights
         normed = any("q_norm" in name for name in drawn)
         sharp = ("q_norm", "k_norm") if normed else ("q_proj", "k_proj")
-        return {
-            name: (drawn[name] * (SHARPNESS if any(part in name for part in sharp) else 1)).astype(FORMATS[dtype])
-            for name in drawn
-        }
+        factors = {**dict.fromkeys(sharp, SHARPNESS), "router.weight": DECISIVENESS}
+
+        def factor(name: str) -> float:
+            return next((value for part, value in factors.items() if part in name), 1.0)
+
+        return {name: (drawn[name] * factor(name)).astype(FORMATS[dtype]) for name in drawn}
 
     def write(self, directory: Path, dtype: str) -> None:
         """config.json and the tensors, in more than one shard."""
-        names = self.blueprint.names
-        tensors = {names[name]: array for name, array in self.weights(dtype).items()}
+        tensors = self.blueprint.layouts[0].write(self.weights(dtype))
         largest = max(array.nbytes for array in tensors.values())
         save_checkpoint(directory, {**self.config, "torch_dtype": dtype}, tensors, max_shard_bytes=4 * largest)
 
@@ -93,68 +96,3 @@ class Specification:
             angle_dtype=self._reading.angle_format,
         )
         return self._reading.widen(logits), (states, mask)
-
-
-COMMON = {
-    "hidden_act": "silu",
-    "initializer_range": 0.02,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": None,
-    "use_cache": True,
-}
-SMOLLM3 = {
-    **COMMON,
-    "model_type": "smollm3",
-    "architectures": ["SmolLM3ForCausalLM"],
-    "vocab_size": 101,
-    "hidden_size": 48,
-    "intermediate_size": 56,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "rope_theta": 10000.0,
-    "use_sliding_window": False,
-    "sliding_window": None,
-}
-QWEN3 = {
-    **COMMON,
-    "model_type": "qwen3",
-    "architectures": ["Qwen3ForCausalLM"],
-    "vocab_size": 97,
-    "hidden_size": 40,
-    "intermediate_size": 52,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 10,
-    "rope_theta": 10000.0,
-    "attention_bias": False,
-    "use_sliding_window": False,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-}
-# Bounds 1.6 and 4.0 of 16 entries: neither is clipped, so both betas and the truncation show.
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 4.0, "beta_slow": 1.0}
-YARN_SIZES = {"head_dim": 16, "rope_theta": 100.0}
-
-
-def _smollm3(variant: str, **switches: Any) -> TinyModel:
-    return TinyModel(architecture="smollm3", variant=variant, config={**SMOLLM3, **switches})
-
-
-def _qwen3(variant: str, **switches: Any) -> TinyModel:
-    return TinyModel(architecture="qwen3", variant=variant, config={**QWEN3, **switches})
-
-
-MODELS = (
-    _smollm3("tied", tie_word_embeddings=True, no_rope_layer_interval=4),
-    _smollm3("untied_bias", tie_word_embeddings=False, attention_bias=True, no_rope_layer_interval=2),
-    _smollm3("custom_nope", tie_word_embeddings=True, no_rope_layers=[0, 1, 1, 0]),
-    _qwen3("yarn", **YARN_SIZES, rope_scaling=YARN),
-    _qwen3("yarn_untruncated", **YARN_SIZES, rope_scaling={**YARN, "truncate": False, "attention_factor": 1.4}),
-    _qwen3("window", use_sliding_window=True, sliding_window=5, max_window_layers=1),
-    _qwen3("tied_bias", tie_word_embeddings=True, attention_bias=True),
-)

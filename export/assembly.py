@@ -10,12 +10,13 @@ import onnx
 from onnx import TensorProto
 
 from export.graph import Dimension, Graph, Value, tensor_type
-from export.initialisers import Parameters
 from export.lowerings import LOWERINGS
 from export.ops import GraphOps
+from export.parameters import Parameters
 from refimpl import SPEC_VERSION
 from refimpl.blocks import State
 from refimpl.blueprint import Blueprint
+from refimpl.storage import Layout
 
 BATCH, NEW, PAST = "batch_size", "sequence_length", "past_sequence_length"
 ALL = f"{PAST} + {NEW}"
@@ -24,6 +25,7 @@ END = np.iinfo(np.int64).max
 
 def model_graph(
     blueprint: Blueprint,
+    layout: Layout,
     tensors: Mapping[str, TensorProto],
     *,
     dtype: np.dtype[Any],
@@ -47,7 +49,7 @@ def model_graph(
     q_order = graph.rename(_last(graph, k_order, tokens), "q_order")
     logits, new_states = blueprint.forward(
         ops,
-        Parameters(graph, tensors),
+        Parameters(graph, layout, tensors),
         tokens,
         positions=positions,
         q_order=q_order,

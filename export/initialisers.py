@@ -1,59 +1,45 @@
-"""The weights of a graph: byte ranges of a checkpoint's own files, or a copy of them."""
+"""The tensors of a graph: byte ranges of a checkpoint's own files, or a copy of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import ExportError
-from export.graph import Graph, Value
 from export.staging import data_file
 from refimpl.checkpoint import Checkpoint, TensorInfo
 from refimpl.numerics import Array
 
-ONNX_TYPES = {"F64": TensorProto.DOUBLE, "F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
+ONNX_TYPES = {
+    "F64": TensorProto.DOUBLE,
+    "F32": TensorProto.FLOAT,
+    "F16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
+    "U8": TensorProto.UINT8,
+}
 ALIGNMENT = 4096  # so that a runtime can map each tensor
 
 
-class Parameters(Mapping[str, Value]):
-    """The parameters of a model as values of `graph`, each made when the wiring first asks for it."""
-
-    def __init__(self, graph: Graph, tensors: Mapping[str, TensorProto]) -> None:
-        self._graph, self._tensors = graph, tensors
-        self._values: dict[str, Value] = {}
-
-    def __getitem__(self, name: str) -> Value:
-        if name not in self._values:
-            self._values[name] = self._graph.initialiser(self._tensors[name])
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-def check_in_place(checkpoint: Checkpoint, names: Mapping[str, str], output: Path) -> None:
+def check_in_place(checkpoint: Checkpoint, names: Iterable[str], output: Path) -> None:
     """ExportError when a runtime would refuse to follow `output` to a tensor of the checkpoint.
 
-    That is when the tensor lies in another directory than the graph, or behind a link. names: parameter -> its name on disk.
+    That is when the tensor lies in another directory than the graph, or behind a link. names: the tensors of the graph.
     """
     if output.parent.resolve() != checkpoint.directory.resolve():
         raise ExportError(
             f"{output}: lies in {output.parent.resolve()}, but with weights in place a graph must lie in the directory of its "
             f'checkpoint, {checkpoint.directory.resolve()}; write it there or copy the weights (weights="copy")'
         )
-    for file in sorted({checkpoint.tensors[name].file for name in names.values()}):
+    for file in sorted({checkpoint.tensors[name].file for name in names}):
         _check_not_linked(file)
 
 
-def in_place(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, TensorProto]:
+def in_place(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, TensorProto]:
     """Tensors that are byte ranges of the checkpoint's own files, for a graph that lies beside them."""
-    return {parameter: _byte_range(checkpoint.tensors[name]) for parameter, name in names.items()}
+    return {name: _byte_range(checkpoint.tensors[name]) for name in names}
 
 
 def _check_not_linked(file: Path) -> None:
@@ -80,21 +66,19 @@ def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None
         tensor.external_data.add(key=key, value=str(value))
 
 
-def copied(arrays: Mapping[str, Array], names: Mapping[str, str], output: Path) -> dict[str, TensorProto]:
+def copied(read: Callable[[str], Array], names: Iterable[str], output: Path) -> dict[str, TensorProto]:
     """Tensors whose data are written into a file of their own beside `output`, one at a time."""
     tensors = {}
     with data_file(output).open("wb") as stream:
-        for parameter, name in names.items():
-            array = np.ascontiguousarray(arrays[parameter])
+        for name in names:
+            array = np.ascontiguousarray(read(name))
             stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
-            tensors[parameter] = TensorProto(
-                name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape
-            )
-            _point(tensors[parameter], data_file(output).name, stream.tell(), array.nbytes)
+            tensors[name] = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+            _point(tensors[name], data_file(output).name, stream.tell(), array.nbytes)
             stream.write(array.reshape(-1).view(np.uint8).data)
     return tensors
 
 
-def inline(arrays: Mapping[str, Array], names: Mapping[str, str]) -> dict[str, TensorProto]:
+def inline(read: Callable[[str], Array], names: Iterable[str]) -> dict[str, TensorProto]:
     """Tensors whose data are part of the graph's own file."""
-    return {parameter: numpy_helper.from_array(arrays[parameter], name) for parameter, name in names.items()}
+    return {name: numpy_helper.from_array(read(name), name) for name in names}

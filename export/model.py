@@ -20,7 +20,7 @@ from export.lowerings import LOWERINGS
 from export.source import Exported, Source, open_source
 from export.staging import data_file, staged
 from export.verify import Verification, verify_export
-from refimpl.numerics import COMPUTE_FORMATS, float_format
+from refimpl.numerics import COMPUTE_FORMATS, Array, float_format
 
 Placement = Literal["in-place", "copy"]
 PLACEMENTS = ("in-place", "copy")
@@ -88,6 +88,7 @@ def export_onnx(
     with staged(path, beside=placement == "in-place") as draft:
         model = model_graph(
             exported.blueprint,
+            exported.layout,
             _tensors(exported, draft, placement, dtype),
             dtype=float_format(dtype, among=COMPUTE_FORMATS),
             opset=opset,
@@ -150,19 +151,20 @@ def _check_placement(exported: Exported, path: Path, placement: Placement, dtype
         )
     if dtype != "float32":
         raise ExportError(f'a graph in {dtype} needs its weights copied (weights="copy"); in place it computes in float32')
-    check_in_place(exported.checkpoint, exported.blueprint.names, path)
+    check_in_place(exported.checkpoint, exported.tensor_names(), path)
 
 
 def _tensors(exported: Exported, path: Path, placement: Placement, dtype: str) -> dict[str, TensorProto]:
-    """The weights of the graph, parameter by parameter; copies, in the stored format or a model's in `dtype`, are written."""
-    names = exported.blueprint.names
+    """The weights of the graph, tensor by tensor; copies, in the stored format or a model's in `dtype`, are written."""
+    names = exported.tensor_names()
     if placement == "in-place":
         assert exported.checkpoint is not None
         return in_place(exported.checkpoint, names)
-    arrays = exported.specification(dtype).weights if exported.checkpoint is None else exported.arrays
+    checkpoint, weights = exported.checkpoint, exported.specification(dtype).weights
+    read: Callable[[str], Array] = weights.__getitem__ if checkpoint is None else checkpoint.read
     if exported.blueprint.num_parameters() <= INLINE_PARAMETERS:
-        return inline(arrays, names)
-    return copied(arrays, names, path)
+        return inline(read, names)
+    return copied(read, names, path)
 
 
 def _verified(exported: Exported, draft: Path, path: Path, dtype: str) -> Verification:

@@ -15,7 +15,8 @@ from refimpl.checkpoint import Checkpoint, open_checkpoint
 from refimpl.model import Model, numpy_model
 from refimpl.models import from_config
 from refimpl.numerics import Array, float_format
-from refimpl.weights import check_tensors
+from refimpl.storage import Layout, Tensor
+from refimpl.weights import find_layout
 
 Source = str | os.PathLike[str] | Model
 
@@ -36,29 +37,35 @@ class _Cast(Mapping[str, Array]):
         return len(self._arrays)
 
 
-class _StoredArrays(Mapping[str, Array]):
-    """The parameters of a blueprint in the format in which a checkpoint stores them."""
+class _StoredParameters(Mapping[str, Array]):
+    """The parameters of a checkpoint in the format in which it stores them; quantised ones in float64."""
 
-    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
-        self._checkpoint, self._names = checkpoint, names
+    def __init__(self, checkpoint: Checkpoint, layout: Layout) -> None:
+        self._checkpoint, self._sources = checkpoint, layout.sources
 
     def __getitem__(self, name: str) -> Array:
-        return self._checkpoint.read(self._names[name])
+        return self._sources[name].read(self._checkpoint.read, np.dtype(np.float64))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._sources)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._sources)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """arrays: parameter name -> array as stored. checkpoint: None where the weights are not files."""
+    """arrays: parameter -> array. layout: how the parameters are made of the tensors that the graph holds; those of a
+    checkpoint, which is None where the weights are not files and the tensors are the parameters."""
 
     blueprint: Blueprint
     arrays: Mapping[str, Array]
+    layout: Layout
     checkpoint: Checkpoint | None
+
+    def tensor_names(self) -> list[str]:
+        """The tensors that the graph holds."""
+        return list(self.layout.leaves(self.blueprint.parameters()))
 
     def specification(self, dtype: str) -> Model:
         """The model as NumPy computes it in `dtype`, with one layer's weights in memory at a time."""
@@ -68,10 +75,11 @@ class Exported:
 def open_source(source: Source) -> Exported:
     """A checkpoint directory or a model. CheckpointError when the directory is not what it should be."""
     if isinstance(source, Model):
-        return Exported(blueprint=source.blueprint, arrays=source.weights, checkpoint=None)
+        layout = Layout(sources={name: Tensor(name) for name in source.blueprint.parameters()})
+        return Exported(blueprint=source.blueprint, arrays=source.weights, layout=layout, checkpoint=None)
     if not isinstance(source, (str, os.PathLike)):
         raise ExportError(f"got a {type(source).__name__} to export but need a checkpoint directory or a refimpl model")
     checkpoint = open_checkpoint(source)
     blueprint = from_config(checkpoint.config)
-    check_tensors(blueprint, checkpoint)
-    return Exported(blueprint=blueprint, arrays=_StoredArrays(checkpoint, blueprint.names), checkpoint=checkpoint)
+    layout = find_layout(blueprint, checkpoint)
+    return Exported(blueprint=blueprint, arrays=_StoredParameters(checkpoint, layout), layout=layout, checkpoint=checkpoint)

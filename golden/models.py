@@ -63,7 +63,7 @@ def tokens(name: str) -> Array:
 def save(name: str, target: Path) -> None:
     """Write the checkpoint of a golden model: seeded weights, stored in float32."""
     model = refimpl.init(CONFIGS[name], seed=2026, dtype="float32")
-    tensors = {model.blueprint.names[parameter]: array for parameter, array in model.weights.items()}
+    tensors = model.blueprint.layouts[0].write(model.weights)
     save_checkpoint(target, CONFIGS[name], tensors)
 
 

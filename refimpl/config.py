@@ -53,6 +53,7 @@ class Config:
         self.taken: dict[str, Any] = {}
         self.absent: dict[str, Any] = {}
         self.ignored: list[str] = []
+        self.inner: dict[str, Config] = {}
 
     @property
     def name(self) -> str:
@@ -108,6 +109,12 @@ class Config:
             need = "positive integer" if at_least == 1 else spell_bound(above=above, at_least=at_least)
             raise ValueError(f"config: {key} is {value!r} but needs a {need}")
         return value
+
+    def nested(self, key: str, model_type: str) -> Config:
+        """The configuration of a part of the model, an object under `key`; its `model_type` is the given one if it has none."""
+        values = self.require(key, dict)
+        self.inner[key] = Config({"model_type": model_type, **values})
+        return self.inner[key]
 
     def ignore(self, *keys: str) -> None:
         """Keys of this architecture that change no number."""

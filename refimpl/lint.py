@@ -32,8 +32,16 @@ def lint(values: Mapping[str, Any]) -> list[Finding]:
         reader(values)(config)
     except ValueError as error:
         problem = [Finding(kind="error", key="config", text=str(error))]
+    return [*_findings(config), *problem]
+
+
+def _findings(config: Config, prefix: str = "") -> list[Finding]:
+    """What was read of a configuration and of the objects inside it."""
     config.unread()
-    used = [Finding(kind="used", key=key, value=value) for key, value in config.taken.items()]
-    defaults = [Finding(kind="default", key=key, value=value) for key, value in config.absent.items()]
-    ignored = [Finding(kind="ignored", key=key, value=values[key]) for key in dict.fromkeys(config.ignored)]
-    return [*used, *defaults, *ignored, *problem]
+    used = [
+        Finding(kind="used", key=prefix + key, value=value) for key, value in config.taken.items() if key not in config.inner
+    ]
+    defaults = [Finding(kind="default", key=prefix + key, value=value) for key, value in config.absent.items()]
+    ignored = [Finding(kind="ignored", key=prefix + key, value=config.values[key]) for key in dict.fromkeys(config.ignored)]
+    inside = [finding for key, inner in config.inner.items() for finding in _findings(inner, f"{prefix}{key}.")]
+    return [*used, *defaults, *ignored, *inside]

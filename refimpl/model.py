@@ -19,12 +19,14 @@ from refimpl.ops import NumpyOps, Ops, Traced
 class Cache:
     """What a model remembers of the tokens it has seen: the state of each layer and which tokens were real.
 
-    states: per layer its arrays, e.g. key and value [B, S, G, K]. attention_mask: 0/1 [B, S]. dtype: the model's.
+    states: per layer its arrays, e.g. key and value [B, S, G, K], of a layer with a window a ring (`layers.cache`) of min(S, W)
+      slots unless the model keeps none. attention_mask: 0/1 [B, S]. dtype, ring: the model's.
     """
 
     states: list[State]
     attention_mask: Array
     dtype: str
+    ring: bool
 
     def __len__(self) -> int:
         """How many tokens a row holds, padding included."""
@@ -40,12 +42,14 @@ class Model:
     """`model(tokens, cache)` gives logits and the continued cache.
 
     weights: parameter name -> array [out, in] in `dtype`, held or read on demand.
+    ring: whether layers with a window (or chunks) keep its last tokens alone; False keeps all, with the same logits.
     """
 
     blueprint: Blueprint
     weights: Weights
     dtype: str
     ops: Ops
+    ring: bool = True
 
     def __call__(
         self,
@@ -80,8 +84,10 @@ class Model:
             k_order=order,
             states=None if cache is None else cache.states,
             angle_dtype=float_format(self.dtype, among=COMPUTE_FORMATS),
+            past_order=None if cache is None else order[:, : len(cache)],
+            ring=self.ring,
         )
-        return logits, Cache(states=states, attention_mask=mask, dtype=self.dtype)
+        return logits, Cache(states=states, attention_mask=mask, dtype=self.dtype, ring=self.ring)
 
     def _check_cache(self, cache: Cache) -> None:
         """The cache must come from a model of this depth and computing format."""
@@ -94,6 +100,9 @@ class Model:
             raise ValueError("the cache holds other tensors than the model keeps, so it is of another architecture")
         if cache.dtype != self.dtype:
             raise ValueError(f"the cache holds {cache.dtype} but the model computes in {self.dtype}")
+        if cache.ring != self.ring:
+            kinds = {True: "rings", False: "all tokens"}
+            raise ValueError(f"the cache holds {kinds[cache.ring]} of windowed layers but the model keeps {kinds[self.ring]}")
 
     def trace(
         self,

@@ -7,6 +7,7 @@ format; the functions that released models evaluate in float32 are marked `@floa
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -26,6 +27,24 @@ FORMATS: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
 }
 COMPUTE_FORMATS = ("float64", "float32")
+
+
+class LazyArray(ABC):
+    """A stack of arrays of one shape, of which each is read when it is asked for: what a layer takes that needs few of them."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Array:
+        """Entry `index`, an integer, of the first axis."""
 
 
 def float_format(name: str, *, among: tuple[str, ...] = tuple(FORMATS)) -> np.dtype[Any]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from refimpl.layers import VOCABULARY
-from refimpl.numerics import Array, float_format, is_float, low_precision, plain
-from refimpl.shapes import check_counts
+from refimpl.numerics import Array, float_format, is_float, low_precision, plain, scalar_like
+from refimpl.shapes import check_counts, check_numbers
 
 
 def add(x: Array, y: Array) -> Array:
@@ -24,6 +24,12 @@ def add(x: Array, y: Array) -> Array:
     if x.shape != y.shape:
         raise ValueError(f"add: y has shape {y.shape} but needs {x.shape}, the shape of x")
     return x + y
+
+
+def scale(x: Array, *, factor: float) -> Array:
+    """factor · x, the factor rounded to the format of x."""
+    check_numbers("scale", factor=factor)
+    return x * scalar_like(factor, x)
 
 
 def split_heads(x: Array, *, heads: int) -> Array:
@@ -46,7 +52,7 @@ def append(past: Array, new: Array) -> Array:
     return np.concatenate([past, new], axis=1)
 
 
-GLUE: dict[str, Callable[..., Any]] = {f.__name__: f for f in (add, split_heads, merge_heads, append)}
+GLUE: dict[str, Callable[..., Any]] = {f.__name__: f for f in (add, scale, split_heads, merge_heads, append)}
 
 
 class Ops:

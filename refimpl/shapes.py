@@ -6,6 +6,7 @@ The dimension key, used in names (`scores_BHTS`), in docstrings and in messages:
     H query heads       G key/value heads                R = H / G query heads a group   K query/key head width
     J value head width  P rotated part of K              C vocabulary rows of a table    F feed-forward width
     V vocabulary        L layers                         I input width, O output width of a linear map
+    E experts           A experts a token (top-k)        N blocks that share a scale, Q bytes of a block
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.numerics import is_float
+from refimpl.numerics import LazyArray, is_float
 
 
 def check(layer: str, **arrays: tuple[Any, str]) -> dict[str, int]:
@@ -31,7 +32,7 @@ def check(layer: str, **arrays: tuple[Any, str]) -> dict[str, int]:
         if array is None and pattern.endswith("?"):
             continue
         pattern = pattern.removesuffix("?")
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, (np.ndarray, LazyArray)):
             raise ValueError(f"{layer}: {name} is a {type(array).__name__} but needs a NumPy array of shape {spell(pattern)}")
         letters = pattern.removeprefix("...")
         open_front = pattern != letters
@@ -54,7 +55,7 @@ def check_floats(layer: str, **arrays: Any) -> None:
     for name, array in arrays.items():
         if array is None:
             continue
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, (np.ndarray, LazyArray)):
             raise ValueError(f"{layer}: {name} is a {type(array).__name__} but needs a NumPy array")
         if not is_float(array.dtype) or array.dtype.itemsize < 4:
             raise ValueError(

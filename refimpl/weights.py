@@ -4,45 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import prod
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from refimpl.blueprint import Blueprint
 from refimpl.checkpoint import Checkpoint, CheckpointError
-from refimpl.numerics import COMPUTE_FORMATS, Array, float_format
+from refimpl.numerics import COMPUTE_FORMATS, Array, LazyArray, float_format
+from refimpl.storage import Layout, Leaf, Stored
 
-STORED_FLOATS = ("F64", "F32", "F16", "BF16")
+STACK_AXES = 3  # of a stack of matrices, one an expert
 
 
-class StoredWeights(Mapping[str, Array]):
+class StoredWeights(Mapping[str, Any]):
     """The parameters of a blueprint, read from a checkpoint when asked for and cast to the computing dtype.
 
-    Held after the first reading; with `stream` nothing is held, so that no more than the parameters in use are in memory.
+    Held after the first reading; with `stream` nothing is held, so that no more than the parameters in use are in memory, and
+    a stack of experts is a `LazyArray` of which only the chosen ones are read.
     """
 
     def __init__(self, blueprint: Blueprint, checkpoint: Checkpoint, dtype: str, *, stream: bool) -> None:
-        self._names = blueprint.names
+        self._sources = find_layout(blueprint, checkpoint).sources
+        self._shapes = blueprint.parameters()
         self._checkpoint = checkpoint
         self._dtype = float_format(dtype, among=COMPUTE_FORMATS)
         self._held: dict[str, Array] | None = None if stream else {}
-        check_tensors(blueprint, checkpoint)
 
-    def __getitem__(self, name: str) -> Array:
+    def __getitem__(self, name: str) -> Array | LazyArray:
         if self._held is None:
+            shape = self._shapes[name]
+            if len(shape) == STACK_AXES:
+                return StoredStack(self._sources[name], shape, self._checkpoint, self._dtype)
             return self._read(name)
         if name not in self._held:
             self._held[name] = self._read(name)
         return self._held[name]
 
     def _read(self, name: str) -> Array:
-        return self._checkpoint.read(self._names[name]).astype(self._dtype, copy=False)
+        array = self._sources[name].read(self._checkpoint.read, self._dtype)
+        return np.ascontiguousarray(array.astype(self._dtype, copy=False))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._sources)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._sources)
+
+
+class StoredStack(LazyArray):
+    """A stacked parameter whose entries are read one by one."""
+
+    def __init__(self, source: Stored, shape: tuple[int, ...], checkpoint: Checkpoint, dtype: np.dtype[Any]) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._source, self._checkpoint = source, checkpoint
+
+    def __getitem__(self, index: Any) -> Array:
+        entry = self._source.entry(self._checkpoint.read, self.dtype, int(index))
+        return np.ascontiguousarray(entry.astype(self.dtype, copy=False))
 
 
 class RandomWeights(Mapping[str, Array]):
@@ -67,7 +86,7 @@ class RandomWeights(Mapping[str, Array]):
     def _draw(self, name: str) -> Array:
         shape = self._shapes[name]
         noise: Array = np.random.default_rng([self._seed, crc32(name.encode())]).standard_normal(shape, dtype=np.float32)
-        if len(shape) > 1:
+        if len(shape) > 1 and not name.endswith("bias"):
             noise /= np.sqrt(np.float32(shape[-1]))
         else:
             noise = noise / np.float32(4) + (1 if name.endswith("weight") else 0)
@@ -80,29 +99,39 @@ class RandomWeights(Mapping[str, Array]):
         return len(self._shapes)
 
 
-def check_tensors(blueprint: Blueprint, checkpoint: Checkpoint) -> None:
-    """CheckpointError unless the checkpoint holds every tensor of the blueprint in its shape, and no other."""
-    shapes = {blueprint.names[name]: shape for name, shape in blueprint.parameters().items()}
-    missing = [name for name in shapes if name not in checkpoint.tensors]
+def find_layout(blueprint: Blueprint, checkpoint: Checkpoint) -> Layout:
+    """The layout in which `checkpoint` stores the model: no tensor is missing, surplus or of another shape.
+
+    CheckpointError that names what does not fit the layout of which the most tensors are there.
+    """
+    shapes = blueprint.parameters()
+    candidates = [(layout, layout.leaves(shapes)) for layout in blueprint.layouts]
+    layout, leaves = min(candidates, key=lambda pair: sum(name not in checkpoint.tensors for name in pair[1]))
+    missing = [name for name in leaves if name not in checkpoint.tensors]
     if missing:
         raise CheckpointError(f"{checkpoint.directory}: {_listed('tensor', missing)} missing")
-    for name, shape in shapes.items():
-        stored = checkpoint.tensors[name]
-        if stored.shape != shape:
-            raise CheckpointError(
-                f"{checkpoint.directory}: tensor {name!r} has shape {stored.shape} but the configuration makes it {shape}"
-            )
-        if stored.dtype not in STORED_FLOATS:
-            raise CheckpointError(
-                f"{checkpoint.directory}: tensor {name!r} is stored as {stored.dtype}, "
-                f"but {blueprint.architecture!r} is read from {', '.join(STORED_FLOATS)}"
-            )
-    surplus = [name for name in checkpoint.tensors if name not in shapes]
-    if blueprint.head.tied and "lm_head.weight" in surplus:
-        _check_duplicate(checkpoint, "lm_head.weight", blueprint.names["embedding.weight"])
-        surplus.remove("lm_head.weight")
+    for name, leaf in leaves.items():
+        _check_tensor(blueprint, checkpoint, name, leaf)
+    surplus = [name for name in checkpoint.tensors if name not in leaves and not layout.ignores(name)]
+    for copy in layout.copies.keys() & set(surplus):
+        _check_duplicate(checkpoint, copy, layout.copies[copy])
+        surplus.remove(copy)
     if surplus:
         raise CheckpointError(f"{checkpoint.directory}: {_listed('tensor', surplus)} not part of {blueprint.architecture!r}")
+    return layout
+
+
+def _check_tensor(blueprint: Blueprint, checkpoint: Checkpoint, name: str, leaf: Leaf) -> None:
+    stored = checkpoint.tensors[name]
+    if stored.shape != leaf.shape:
+        raise CheckpointError(
+            f"{checkpoint.directory}: tensor {name!r} has shape {stored.shape} but the configuration makes it {leaf.shape}"
+        )
+    if stored.dtype not in leaf.formats:
+        raise CheckpointError(
+            f"{checkpoint.directory}: tensor {name!r} is stored as {stored.dtype}, "
+            f"but {blueprint.architecture!r} is read from {', '.join(leaf.formats)}"
+        )
 
 
 def _check_duplicate(checkpoint: Checkpoint, copy: str, original: str) -> None:

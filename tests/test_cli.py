@@ -27,7 +27,7 @@ CONFIG = {
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     model = refimpl.init(CONFIG, seed=3)
-    tensors = {model.blueprint.names[name]: array for name, array in model.weights.items()}
+    tensors = model.blueprint.layouts[0].write(model.weights)
     save_checkpoint(tmp_path / "checkpoint", CONFIG, tensors)
     return tmp_path / "checkpoint"
 

@@ -388,5 +388,5 @@ class TestWithOps:
 
     def test_a_cache_is_plain_data(self) -> None:
         _, cache = SHORT(tokens(1, 3))
-        same = Cache(states=cache.states, attention_mask=cache.attention_mask, dtype=cache.dtype)
+        same = Cache(states=cache.states, attention_mask=cache.attention_mask, dtype=cache.dtype, ring=cache.ring)
         np.testing.assert_array_equal(SHORT(tokens(1, 1), same)[0], SHORT(tokens(1, 1), cache)[0])

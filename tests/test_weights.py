@@ -24,7 +24,7 @@ def stored(config: dict, dtype: type = np.float32) -> dict[str, np.ndarray]:
     """Random tensors under their names on disk."""
     blueprint = refimpl.blueprint(config)
     weights = RandomWeights(blueprint, "float32", seed=3)
-    return {blueprint.names[name]: weights[name].astype(dtype) for name in weights}
+    return blueprint.layouts[0].write({name: weights[name].astype(dtype) for name in weights})
 
 
 def saved(directory: Path, config: dict, tensors: dict[str, np.ndarray]) -> Path:
@@ -84,9 +84,9 @@ class TestLoad:
     ) -> None:
         tensors = stored(CONFIG, kind)
         model = refimpl.load(saved(tmp_path, CONFIG, tensors), dtype, stream=stream)
-        for name, on_disk in model.blueprint.names.items():
+        for name, source in model.blueprint.layouts[0].sources.items():
             assert model.weights[name].dtype == dtype
-            np.testing.assert_array_equal(model.weights[name], tensors[on_disk].astype(dtype))
+            np.testing.assert_array_equal(model.weights[name], tensors[source.name].astype(dtype))
         assert list(model.weights) == list(model.blueprint.parameters())
         assert model(tokens(1, 3))[0].dtype == dtype
 
@@ -259,7 +259,8 @@ LARGE = qwen3(
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 layers of 12 MB in float32 (288 MB), stored in bfloat16, with an embedding of 2 MB."""
     blueprint = refimpl.blueprint(LARGE)
-    tensors = {blueprint.names[n]: np.full(s, 0.01, ml_dtypes.bfloat16) for n, s in blueprint.parameters().items()}
+    arrays = {name: np.full(shape, 0.01, ml_dtypes.bfloat16) for name, shape in blueprint.parameters().items()}
+    tensors = blueprint.layouts[0].write(arrays)
     return saved(tmp_path_factory.mktemp("large"), LARGE, tensors)
 
 

@@ -8,6 +8,6 @@ _CHAPTERS = (norm, position, mask, attention, mlp, ends)
 _BY_NAME = {family.function: family for chapter in _CHAPTERS for family in chapter.FAMILIES}
 
 # In the order of the vocabulary.
-FAMILIES: dict[str, Family] = {name: _BY_NAME[name] for name in VOCABULARY}
+FAMILIES: dict[str, Family] = {name: _BY_NAME[name] for name in VOCABULARY if name in _BY_NAME}
 
 __all__ = ["FAMILIES"]

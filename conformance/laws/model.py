@@ -16,7 +16,7 @@ from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.judge import CONSTANT, failure, measure
 from conformance.models import PADDING, Engine, decode, engine_of, expectation, padded, pieces, prefill
 from conformance.readings import wide_format
-from conformance.tiny import MODELS
+from conformance.tiny_models import MODELS
 from conformance.verdict import Judgement
 from refimpl.numerics import FORMATS, Array
 

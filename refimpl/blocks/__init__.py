@@ -2,11 +2,14 @@
 
 from refimpl.blocks.attention import Attention
 from refimpl.blocks.base import Block, ChannelMixer, Inputs, Scoped, State, StateEntry, TokenMixer, Weights
-from refimpl.blocks.ends import Embedding, Head
+from refimpl.blocks.ends import Embedding, Head, PositionEmbedding
 from refimpl.blocks.layer import Layer
 from refimpl.blocks.mlp import MLP, GatedMLP
+from refimpl.blocks.moe import Experts, MoE
 from refimpl.blocks.norm import LayerNorm, Norm, RMSNorm
 from refimpl.blocks.rope import Linear, Llama3, Rope, Yarn
+from refimpl.blocks.router import Router, SigmoidTopK, SoftcappedSoftmax, SoftmaxTopK, TopKSigmoid, TopKSoftmax
+from refimpl.blocks.temperature import LogFloor, LogLength, Temperature
 
 __all__ = [
     "MLP",
@@ -14,6 +17,7 @@ __all__ = [
     "Block",
     "ChannelMixer",
     "Embedding",
+    "Experts",
     "GatedMLP",
     "Head",
     "Inputs",
@@ -21,13 +25,24 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "Llama3",
+    "LogFloor",
+    "LogLength",
+    "MoE",
     "Norm",
+    "PositionEmbedding",
     "RMSNorm",
     "Rope",
+    "Router",
     "Scoped",
+    "SigmoidTopK",
+    "SoftcappedSoftmax",
+    "SoftmaxTopK",
     "State",
     "StateEntry",
+    "Temperature",
     "TokenMixer",
+    "TopKSigmoid",
+    "TopKSoftmax",
     "Weights",
     "Yarn",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from refimpl.ops import Ops
@@ -38,12 +39,17 @@ class Inputs:
     """What blocks may look at beside the hidden state; opaque values of the interpreter.
 
     q_order [B, T] and k_order [B, S]: the places of new tokens and of cache + new tokens among the real ones (-1: padding).
-    rotations: for each `Rope` of the model its (cos, sin), each [B, T, P/2].
+    past_order: the first S - T columns of k_order, None without a cache.
+    rotations: for each `Rope` of the model its (cos, sin), each [B, T, P/2]. temperatures: for each `Temperature` its [B, T].
+    ring: whether layers with a window keep a ring (`layers.cache`) instead of all tokens.
     """
 
     q_order: Any
     k_order: Any
     rotations: Mapping[Any, tuple[Any, Any]]
+    past_order: Any = None
+    temperatures: Mapping[Any, Any] = field(default_factory=dict)
+    ring: bool = False
 
 
 class Block(ABC):
@@ -52,6 +58,18 @@ class Block(ABC):
     @abstractmethod
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Names (within the block) and shapes of the parameters, in the layout of the layer functions."""
+
+    def buffers(self) -> frozenset[str]:
+        """Those of the parameters that are not trained by gradients and that no published count includes."""
+        return frozenset()
+
+    def num_parameters(self) -> int:
+        """How many numbers the block is made of, buffers left out."""
+        return sum(prod(shape) for name, shape in self.parameters().items() if name not in self.buffers())
+
+    def num_active_parameters(self) -> int:
+        """How many of them one token uses."""
+        return self.num_parameters()
 
     def flops(self, context: int) -> int:
         """Floating-point operations for one token that sees `context` tokens: 2 a multiply-add of a matrix."""

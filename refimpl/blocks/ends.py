@@ -1,4 +1,4 @@
-"""The ends of a model: the embedding and the head."""
+"""The ends of a model: the embeddings of tokens and of positions, and the head."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ class Embedding(Block):
     def __call__(self, ops: Ops, weights: Weights, tokens: Any) -> Any:
         options = {} if self.scale is None else {"scale": self.scale}
         return ops.embedding(tokens, weights["weight"], **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionEmbedding(Block):
+    """`position_embedding`: a learned table [C, D] that is added to the embedding."""
+
+    positions: int
+    hidden_size: int
+
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        return {"weight": (self.positions, self.hidden_size)}
+
+    def flops(self, context: int) -> int:
+        return 0
+
+    def __call__(self, ops: Ops, weights: Weights, positions: Any) -> Any:
+        return ops.position_embedding(positions, weights["weight"])
 
 
 @dataclass(frozen=True, kw_only=True)

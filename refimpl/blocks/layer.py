@@ -33,6 +33,12 @@ class Layer(Block):
     def parameters(self) -> dict[str, tuple[int, ...]]:
         return {f"{part}.{name}": shape for part, block in self.parts().items() for name, shape in block.parameters().items()}
 
+    def num_parameters(self) -> int:
+        return sum(block.num_parameters() for block in self.parts().values())
+
+    def num_active_parameters(self) -> int:
+        return sum(block.num_active_parameters() for block in self.parts().values())
+
     def flops(self, context: int) -> int:
         return sum(block.flops(context) for block in self.parts().values())
 

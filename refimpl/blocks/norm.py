@@ -11,16 +11,19 @@ from refimpl.ops import Ops
 
 @dataclass(frozen=True, kw_only=True)
 class RMSNorm(Block):
-    """`rms_norm` over `size` entries, with a weight."""
+    """`rms_norm` over `size` entries, with a weight unless `weightless`."""
 
     size: int
     eps: float
     zero_centred: bool = False
+    weightless: bool = False
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": (self.size,)}
+        return {} if self.weightless else {"weight": (self.size,)}
 
     def __call__(self, ops: Ops, weights: Weights, x: Any) -> Any:
+        if self.weightless:
+            return ops.rms_norm(x, eps=self.eps)
         options = {"zero_centred": True} if self.zero_centred else {}
         return ops.rms_norm(x, weights["weight"], eps=self.eps, **options)
 

@@ -10,13 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 from refimpl.layers.attention import attention, attention_online, soft_cap
+from refimpl.layers.cache import ring_append, ring_order
 from refimpl.layers.embedding import embedding, lm_head
+from refimpl.layers.experts import expert_mixture, routed_experts
 from refimpl.layers.mask import attention_mask, causal_mask, chunked_mask, padding_mask, sliding_window_mask
-from refimpl.layers.mlp import geglu, gelu, linear, silu, swiglu
+from refimpl.layers.mlp import clamped_swiglu, geglu, gelu, linear, sigmoid, sigmoid_gate, silu, swiglu
 from refimpl.layers.norm import l2_norm, layer_norm, rms_norm
 from refimpl.layers.position import (
     linear_rope_frequencies,
     llama3_rope_frequencies,
+    log_floor_temperature,
+    log_length_temperature,
     position_embedding,
     rope_cos_sin,
     rope_frequencies,
@@ -24,6 +28,14 @@ from refimpl.layers.position import (
     token_order,
     yarn_attention_factor,
     yarn_rope_frequencies,
+)
+from refimpl.layers.quantization import mxfp4_decode, mxfp4_encode
+from refimpl.layers.router import (
+    sigmoid_router,
+    softcapped_softmax_router,
+    softmax_top_k_router,
+    top_k_sigmoid_router,
+    top_k_softmax_router,
 )
 
 VOCABULARY: dict[str, Callable[..., Any]] = {
@@ -39,7 +51,11 @@ VOCABULARY: dict[str, Callable[..., Any]] = {
         rope_cos_sin,
         rotary_embedding,
         position_embedding,
+        log_length_temperature,
+        log_floor_temperature,
         token_order,
+        ring_order,
+        ring_append,
         padding_mask,
         causal_mask,
         sliding_window_mask,
@@ -52,6 +68,16 @@ VOCABULARY: dict[str, Callable[..., Any]] = {
         gelu,
         swiglu,
         geglu,
+        clamped_swiglu,
+        sigmoid,
+        sigmoid_gate,
+        top_k_softmax_router,
+        softmax_top_k_router,
+        softcapped_softmax_router,
+        sigmoid_router,
+        top_k_sigmoid_router,
+        routed_experts,
+        mxfp4_decode,
         embedding,
         lm_head,
     )
@@ -64,7 +90,9 @@ __all__ = [
     "attention_online",
     "causal_mask",
     "chunked_mask",
+    "clamped_swiglu",
     "embedding",
+    "expert_mixture",
     "geglu",
     "gelu",
     "l2_norm",
@@ -73,17 +101,31 @@ __all__ = [
     "linear_rope_frequencies",
     "llama3_rope_frequencies",
     "lm_head",
+    "log_floor_temperature",
+    "log_length_temperature",
+    "mxfp4_decode",
+    "mxfp4_encode",
     "padding_mask",
     "position_embedding",
+    "ring_append",
+    "ring_order",
     "rms_norm",
     "rope_cos_sin",
     "rope_frequencies",
     "rotary_embedding",
+    "routed_experts",
+    "sigmoid",
+    "sigmoid_gate",
+    "sigmoid_router",
     "silu",
     "sliding_window_mask",
     "soft_cap",
+    "softcapped_softmax_router",
+    "softmax_top_k_router",
     "swiglu",
     "token_order",
+    "top_k_sigmoid_router",
+    "top_k_softmax_router",
     "yarn_attention_factor",
     "yarn_rope_frequencies",
 ]

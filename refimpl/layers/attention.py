@@ -19,6 +19,7 @@ def attention(
     window: int | None = None,
     chunk: int | None = None,
     softcap: float | None = None,
+    temperature: Array | None = None,
     sinks: Array | None = None,
     bias: Array | None = None,
     q_order: Array | None = None,
@@ -26,12 +27,12 @@ def attention(
 ) -> Array:
     """Scaled dot-product attention with grouped heads.
 
-    l_ts = scale · q_t · k_s                        then cap · tanh(l / cap) when `softcap`, then + bias
+    l_ts = scale · q_t · k_s                        then cap · tanh(l / cap) when `softcap`, then · temperature_t, then + bias
     p_ts = exp(l_ts) / (sum over visible s of exp(l_ts) + exp(sink_h))       0 where s is not visible
     y_t  = sum over s of p_ts v_s
 
     Shapes: q [B, T, H, K], k [B, S, G, K], v [B, S, G, J] with H a multiple of G; y [B, T, H, J].
-      sinks [H]: one extra logit a head; bias broadcastable to [B, H, T, S].
+      sinks [H]: one extra logit a head; temperature [B, T]; bias broadcastable to [B, H, T, S].
       q_order int [B, T], k_order int [B, S]: the places of queries and keys (see `refimpl.layers.mask`); by default
       keys stand at 0 .. S-1 and the queries are the last T of them.
     Rules:
@@ -40,28 +41,36 @@ def attention(
       R3  `window` W: exactly the last W places, the query's own included.
       R4  `chunk` C: only the places of the query's own chunk of C.
       R5  a key at a negative place is never seen; a query that sees no key returns zeros.
-      R6  the softcap acts on scaled scores, before bias and mask.
-      R7  a sink enters the denominator alone: it is neither scaled, capped nor masked, and has no value.
+      R6  the softcap acts on scaled scores; the query's temperature multiplies after it, before bias and mask.
+      R7  a sink enters the denominator alone: it is neither scaled, capped, tempered nor masked, and has no value.
       R8  the result does not depend on the order in which keys are stored, only on their places.
-    Dtype: T1  scores, scaling, cap and bias in the model's format (products accumulated in float32).
+    Dtype: T1  scores, scaling, cap, temperature and bias in the model's format (products accumulated in float32).
            T2  the softmax is evaluated in float32 and its result cast to the model's format, then mixed with v.
            This function computes in the dtype of q.
     Pitfalls: heads tiled instead of repeated; one key too many in the window (swa-window-plus-one-fa); cap after mask
-      or before scale (attn-softcap-wrong, softcap-before-logit-scale); sinks dropped, scaled or counted once a split
-      (sink-kernel-unreachable, sink-wrong-scale-log2, sink-counted-per-split); NaN in rows that see nothing
-      (mask-fill-overflow-to-inf, splitkv-empty-split-nan); scale from hidden / heads (head-dim-derived-from-hidden).
+      or before scale (attn-softcap-wrong, softcap-before-logit-scale); temperature before the cap; sinks dropped, scaled or
+      counted once a split (sink-kernel-unreachable, sink-wrong-scale-log2, sink-counted-per-split); NaN in rows that see
+      nothing (mask-fill-overflow-to-inf, splitkv-empty-split-nan); scale from hidden / heads (head-dim-derived-from-hidden).
     Source: Vaswani et al., arXiv:1706.03762; Ainslie et al., arXiv:2305.13245 (groups); gpt-oss release (sinks);
       Gemma 2, arXiv:2408.00118 (softcap).
     """
-    q_order, k_order, bias = _validated("attention", q, k, v, scale, sinks, bias, q_order, k_order)
+    q_order, k_order, bias = _validated("attention", q, k, v, scale, temperature, sinks, bias, q_order, k_order)
     visible_BTS = attention_mask(q_order, k_order, causal=causal, window=window, chunk=chunk)
-    logits_BHTS = attention_logits(q, k, scale=scale, softcap=softcap, bias=bias)
+    logits_BHTS = attention_logits(q, k, scale=scale, softcap=softcap, temperature=temperature, bias=bias)
     weights_BHTS = masked_softmax(logits_BHTS, visible_BTS[:, None], sinks=sinks)
     return mix_values(weights_BHTS, v)
 
 
-def attention_logits(q: Array, k: Array, *, scale: float, softcap: float | None = None, bias: Array | None = None) -> Array:
-    """Scaled, capped and biased scores [B, H, T, S] of q [B, T, H, K] and k [B, S, G, K] (rules R1 and R6)."""
+def attention_logits(
+    q: Array,
+    k: Array,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    temperature: Array | None = None,
+    bias: Array | None = None,
+) -> Array:
+    """Scaled, capped, tempered and biased scores [B, H, T, S] of q [B, T, H, K] and k [B, S, G, K] (rules R1 and R6)."""
     B, T, H, K = q.shape
     S, G = k.shape[1:3]
     # The heads of a group are stacked along the query axis, so that a group is one matrix product.
@@ -69,6 +78,8 @@ def attention_logits(q: Array, k: Array, *, scale: float, softcap: float | None 
     logits_BHTS = (q_BGtK @ k.transpose(0, 2, 3, 1)).reshape(B, H, T, S) * q.dtype.type(scale)
     if softcap is not None:
         logits_BHTS = soft_cap(logits_BHTS, cap=softcap)
+    if temperature is not None:
+        logits_BHTS = logits_BHTS * temperature[:, None, :, None]
     return logits_BHTS if bias is None else logits_BHTS + bias
 
 
@@ -120,6 +131,7 @@ def attention_online(
     window: int | None = None,
     chunk: int | None = None,
     softcap: float | None = None,
+    temperature: Array | None = None,
     sinks: Array | None = None,
     bias: Array | None = None,
     q_order: Array | None = None,
@@ -138,7 +150,7 @@ def attention_online(
       (sink-counted-per-split).
     Source: Milakov and Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135, algorithm 1.
     """
-    q_order, k_order, bias = _validated("attention_online", q, k, v, scale, sinks, bias, q_order, k_order)
+    q_order, k_order, bias = _validated("attention_online", q, k, v, scale, temperature, sinks, bias, q_order, k_order)
     check_counts("attention_online", block=block)
     B, T, H, _ = q.shape
     top = np.full((B, H, T, 1), -np.inf, dtype=q.dtype)
@@ -148,7 +160,7 @@ def attention_online(
         keys = slice(start, start + block)
         visible = attention_mask(q_order, k_order[:, keys], causal=causal, window=window, chunk=chunk)[:, None]
         block_bias = None if bias is None else bias[..., keys]
-        logits = attention_logits(q, k[:, keys], scale=scale, softcap=softcap, bias=block_bias)
+        logits = attention_logits(q, k[:, keys], scale=scale, softcap=softcap, temperature=temperature, bias=block_bias)
         masked = np.where(visible, logits, -np.inf)
         new_top = np.maximum(top, masked.max(axis=-1, keepdims=True))
         weights = np.exp(masked - _finite(new_top))
@@ -175,6 +187,7 @@ def _validated(
     k: Array,
     v: Array,
     scale: float,
+    temperature: Array | None,
     sinks: Array | None,
     bias: Array | None,
     q_order: Array | None,
@@ -186,11 +199,12 @@ def _validated(
         q=(q, "BTHK"),
         k=(k, "BSGK"),
         v=(v, "BSGJ"),
+        temperature=(temperature, "BT?"),
         sinks=(sinks, "H?"),
         q_order=(q_order, "BT?"),
         k_order=(k_order, "BS?"),
     )
-    check_floats(layer, q=q, k=k, v=v, sinks=sinks, bias=bias)
+    check_floats(layer, q=q, k=k, v=v, temperature=temperature, sinks=sinks, bias=bias)
     check_numbers(layer, scale=scale)
     B, T, H, S, G = (sizes[letter] for letter in "BTHSG")
     if G == 0 or H % G:

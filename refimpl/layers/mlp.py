@@ -1,4 +1,4 @@
-"""Feed-forward pieces: the linear map, activations and gated activations."""
+"""Feed-forward pieces: the linear map, activations, gated activations and gates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from refimpl.numerics import Array, float32_inside
-from refimpl.shapes import check, check_floats
+from refimpl.shapes import check, check_floats, check_numbers
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -92,6 +92,60 @@ def geglu(gate: Array, up: Array, *, approximate: str = "none") -> Array:
     """
     _check_pair("geglu", gate, up)
     return gelu(gate, approximate=approximate) * up
+
+
+def clamped_swiglu(gate: Array, up: Array, *, alpha: float, limit: float) -> Array:
+    """SwiGLU with clamped factors, a steeper sigmoid and a shifted second factor.
+
+    g = min(gate, limit)       u = clip(up, -limit, limit)       y = g σ(alpha g) (u + 1)
+
+    Shapes: gate and up [..., F]; y as gate.
+    Rules:
+      R1  the gate is clamped from above alone, the other factor on both sides.
+      R2  both are clamped before anything else.
+      R3  1 is added to the clamped factor.
+    Dtype: T1  every step in the model's format, the sigmoid in float32. This function computes in the dtype of gate.
+    Pitfalls: the gate clamped on both sides (swiglu-gate-clamped-symmetrically); limit or alpha dropped
+      (swiglu-limit-not-passed-mxfp4-hf, swiglu-alpha-dropped-on-dtype-path, swiglu-constants-hardcoded-bf16).
+    Source: gpt-oss release (alpha 1.702, limit 7).
+    """
+    _check_pair("clamped_swiglu", gate, up)
+    check_numbers("clamped_swiglu", alpha=alpha)
+    check_numbers("clamped_swiglu", limit=limit, above=0)
+    bound = gate.dtype.type(limit)
+    clamped_gate = np.minimum(gate, bound)
+    shifted = np.maximum(np.minimum(up, bound), -bound) + gate.dtype.type(1)
+    return clamped_gate * sigmoid(clamped_gate * gate.dtype.type(alpha)) * shifted
+
+
+@float32_inside
+def sigmoid(x: Array) -> Array:
+    """The logistic function: y = 1 / (1 + e^(-x)).
+
+    Shapes: x of any shape; y as x.
+    Rules: R1  finite for any finite x.
+    Dtype: T1  float32 inside, cast back once. This function computes in the dtype of x.
+    """
+    check("sigmoid", x=(x, "..."))
+    check_floats("sigmoid", x=x)
+    with np.errstate(over="ignore"):  # exp(-x) = inf gives the right limit, 0
+        return 1 / (1 + np.exp(-x))
+
+
+def sigmoid_gate(x: Array, gate: Array) -> Array:
+    """A value let through as far as a gate is open: y = σ(gate) · x.
+
+    Shapes: x [..., D], gate [..., 1] (one a token) or as x; y as x.
+    Rules: R1  the gate is computed from the layer's input, not from x.
+    Dtype: T1  the sigmoid is cast to the model's format before the product. This function computes in the dtype of x.
+    Pitfalls: the gate left out (shared-gate-removed, shared-gate-bypassed-quantised).
+    Source: Qwen2-MoE and Qwen3-Next releases (gated shared expert, gated attention).
+    """
+    check("sigmoid_gate", x=(x, "...D"), gate=(gate, "..."))
+    check_floats("sigmoid_gate", x=x, gate=gate)
+    if gate.shape not in (x.shape, (*x.shape[:-1], 1)):
+        raise ValueError(f"sigmoid_gate: gate has shape {gate.shape} but needs {x.shape} or {(*x.shape[:-1], 1)}")
+    return sigmoid(gate) * x
 
 
 def _check_pair(layer: str, gate: Array, up: Array) -> None:

@@ -256,3 +256,45 @@ def token_order(attention_mask: Array) -> Array:
         raise ValueError(f"token_order: attention_mask has dtype {attention_mask.dtype} or other values but needs 0/1")
     mask: Any = attention_mask.astype(np.int64)
     return np.where(mask == 1, np.cumsum(mask, axis=1) - 1, -1)
+
+
+def log_length_temperature(positions: Array, *, length: int, dtype: npt.DTypeLike = np.float64) -> Array:
+    """Attention temperature that grows with the logarithm of the query's position, beyond a length.
+
+    τ_t = ln(positions_t) / ln(length) where positions_t > length, else 1
+
+    Shapes: positions int [B, T], length in tokens; result [B, T] in `dtype`, for `attention(temperature=)`.
+    Rules: R1  the position is counted from 0, and the one at `length` itself still has temperature 1.
+    Dtype: T1  float32 in the released model's engines. This function computes in `dtype`.
+    Pitfalls: the ratio of lengths in place of that of logarithms (grok-temperature-reciprocal-vs-log).
+    Source: Grok 2 release (`attn_temperature_len`) as its recommended engine computes it.
+    """
+    check("log_length_temperature", positions=(positions, "BT"))
+    check_integers("log_length_temperature", positions=positions)
+    check_counts("log_length_temperature", length=length)
+    if length < 2:
+        raise ValueError(f"log_length_temperature: length is {length} but needs an integer above 1")
+    far = np.maximum(positions, length).astype(dtype)
+    return np.log(far) / np.log(np.asarray(length, dtype))
+
+
+def log_floor_temperature(
+    positions: Array, *, scale: float, floor: int, offset: int = 1, dtype: npt.DTypeLike = np.float64
+) -> Array:
+    """Attention temperature that grows by steps with the logarithm of the query's position.
+
+    τ_t = 1 + scale · ln(1 + ⌊(positions_t + offset) / floor⌋)
+
+    Shapes: positions int [B, T], floor in tokens; result [B, T] in `dtype`, for `attention(temperature=)`.
+    Rules: R1  with offset 1 the first step is at position floor - 1.
+    Dtype: T1  float32 in released models. This function computes in `dtype`.
+    Source: Nakanishi, arXiv:2501.19399; Llama 4 release (`attn_scale`, `floor_scale`, layers without positions).
+    """
+    check("log_floor_temperature", positions=(positions, "BT"))
+    check_integers("log_floor_temperature", positions=positions)
+    check_counts("log_floor_temperature", floor=floor)
+    check_numbers("log_floor_temperature", scale=scale)
+    if not isinstance(offset, (int, np.integer)) or offset < 0:
+        raise ValueError(f"log_floor_temperature: offset is {offset!r} but needs an integer, 0 or more")
+    steps = (positions.astype(np.int64) + offset) // floor
+    return 1 + np.asarray(scale, dtype) * np.log(1 + steps.astype(dtype))

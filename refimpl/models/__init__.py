@@ -8,11 +8,16 @@ from typing import Any
 
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
+from refimpl.models.llama import llama
 from refimpl.models.qwen3 import qwen3
 from refimpl.models.smollm3 import smollm3
 
 # The value of `model_type` -> the reader of that family's configuration.
-ARCHITECTURES: Mapping[str, Callable[[Config], Blueprint]] = {"qwen3": qwen3, "smollm3": smollm3}
+ARCHITECTURES: Mapping[str, Callable[[Config], Blueprint]] = {
+    "llama": llama,
+    "qwen3": qwen3,
+    "smollm3": smollm3,
+}
 
 
 def from_config(values: Mapping[str, Any]) -> Blueprint:

@@ -1,13 +1,15 @@
-"""What the dense descendants of Llama share: sizes, the pre-norm layer, the gated MLP, and the names of tensors on disk."""
+"""What the descendants of Llama share: sizes, windows, the gated MLP, the pre-norm layer, the ends."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from refimpl.blocks import Attention, Embedding, GatedMLP, Head, Layer, RMSNorm
+from refimpl.blocks import Attention, ChannelMixer, Embedding, GatedMLP, Head, Layer, Norm, RMSNorm
 from refimpl.blocks.mlp import Activation
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
+from refimpl.models.disk import Disk
 
 ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",
@@ -16,18 +18,10 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-# The name of a part of a layer here -> on disk, for parts whose parameters keep their own names.
-LAYER_PARTS = {
-    "mixer_norm": "input_layernorm",
-    "mixer": "self_attn",
-    "mlp_norm": "post_attention_layernorm",
-    "mlp": "mlp",
-}
-PARTS = {"embedding": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
 
 
-def head_counts(config: Config, *, default_kv_heads: int) -> tuple[int, int]:
-    """Query heads and key/value heads, which must divide them; null means as many."""
+def head_counts(config: Config, *, default_kv_heads: int | None = None) -> tuple[int, int]:
+    """Query heads and key/value heads, which must divide them; null means as many, and so does an absent default."""
     heads = config.positive("num_attention_heads")
     kv_heads = config.optional_positive("num_key_value_heads", default_kv_heads) or heads
     if heads % kv_heads:
@@ -61,35 +55,49 @@ def windows(config: Config, layer_types: Sequence[str], sliding_window: int | No
     return [sliding_window if kind == "sliding_attention" else None for kind in layer_types]
 
 
-def assemble(config: Config, mixers: Sequence[Attention], *, mlp_bias: bool, tied: bool) -> Blueprint:
-    """The blueprint around the token mixers: RMSNorm before each branch, gated MLPs, final norm, head."""
+def gated_mlp(config: Config, *, width: str = "intermediate_size", bias: bool = False) -> GatedMLP:
+    """The gated MLP whose width stands under the key `width`."""
+    return GatedMLP(
+        hidden_size=config.positive("hidden_size"),
+        intermediate_size=config.positive(width),
+        activation=config.choose("hidden_act", ACTIVATIONS, "silu"),
+        bias=bias,
+    )
+
+
+def pre_norm_layers(config: Config, mixers: Sequence[Attention], mlps: Sequence[ChannelMixer]) -> tuple[Layer, ...]:
+    """Layers with an RMSNorm before each branch."""
+    norm = RMSNorm(size=config.positive("hidden_size"), eps=norm_eps(config))
+    pairs = zip(mixers, mlps, strict=True)
+    return tuple(Layer(mixer_norm=norm, mixer=mixer, mlp_norm=norm, mlp=mlp) for mixer, mlp in pairs)
+
+
+def assemble(
+    config: Config,
+    layers: Sequence[Layer],
+    *,
+    tied: bool,
+    final_norm: Norm | None = None,
+    disks: Sequence[Disk] = (Disk(),),
+    embedding_scale: float | None = None,
+    logit_scale: float | None = None,
+    logit_softcap: float | None = None,
+) -> Blueprint:
+    """The blueprint around the layers: embedding, final norm (a plain RMSNorm unless it is given), head. Ends the reading.
+
+    disks: the names under which the parameters are stored, the release's own first.
+    """
     hidden_size = config.positive("hidden_size")
     vocab_size = config.positive("vocab_size")
-    norm = RMSNorm(size=hidden_size, eps=norm_eps(config))
-    mlp = GatedMLP(
-        hidden_size=hidden_size,
-        intermediate_size=config.positive("intermediate_size"),
-        activation=config.choose("hidden_act", ACTIVATIONS, "silu"),
-        bias=mlp_bias,
-    )
+    final_norm = final_norm or RMSNorm(size=hidden_size, eps=norm_eps(config))
     config.finish()
-    layers = tuple(Layer(mixer_norm=norm, mixer=mixer, mlp_norm=norm, mlp=mlp) for mixer in mixers)
     blueprint = Blueprint(
         architecture=config.name,
-        embedding=Embedding(vocab_size=vocab_size, hidden_size=hidden_size),
-        layers=layers,
-        final_norm=norm,
-        head=Head(vocab_size=vocab_size, hidden_size=hidden_size, tied=tied),
-        names={},
+        embedding=Embedding(vocab_size=vocab_size, hidden_size=hidden_size, scale=embedding_scale),
+        layers=tuple(layers),
+        final_norm=final_norm,
+        head=Head(vocab_size=vocab_size, hidden_size=hidden_size, tied=tied, scale=logit_scale, softcap=logit_softcap),
+        layouts=(),
         config=config.values,
     )
-    return blueprint.named(disk_name)
-
-
-def disk_name(name: str) -> str:
-    """`layers.3.mixer.q_proj.weight` -> `model.layers.3.self_attn.q_proj.weight`."""
-    part, rest = name.split(".", 1)
-    if part != "layers":
-        return f"{PARTS[part]}.{rest}"
-    index, inner, rest = rest.split(".", 2)
-    return f"model.layers.{index}.{LAYER_PARTS[inner]}.{rest}"
+    return replace(blueprint, layouts=tuple(disk.layout(blueprint) for disk in disks))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from refimpl.blocks import Attention, RMSNorm
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
-from refimpl.models.llama_like import assemble, head_counts, layer_types, norm_eps, windows
+from refimpl.models.llama_like import assemble, gated_mlp, head_counts, layer_types, norm_eps, pre_norm_layers, windows
 from refimpl.models.rope_config import read_rope
 
 
@@ -21,13 +21,22 @@ def qwen3(config: Config) -> Blueprint:
     use_sliding_window, sliding_window, max_window_layers (the first layers, which stay full), layer_types
     attention_bias (on q, k, v and o), tie_word_embeddings
     """
+    mixers = qwen3_attention(config)
+    mlp = gated_mlp(config)
+    layers = pre_norm_layers(config, mixers, [mlp] * len(mixers))
+    return assemble(config, layers, tied=config.take("tie_word_embeddings", bool, False))
+
+
+def qwen3_attention(config: Config, *, default_kv_heads: int = 32, default_head_dim: int | None = 128) -> list[Attention]:
+    """The token mixers of all layers, dense or MoE. default_head_dim: None where it is hidden_size / heads."""
     count = config.count("num_hidden_layers")
-    heads, kv_heads = head_counts(config, default_kv_heads=32)
-    head_dim = config.bounded("head_dim", config.take("head_dim", int, 128), at_least=1)
+    heads, kv_heads = head_counts(config, default_kv_heads=default_kv_heads)
+    default_head_dim = default_head_dim or config.positive("hidden_size") // heads
+    head_dim = config.bounded("head_dim", config.take("head_dim", int, default_head_dim), at_least=1)
     rope = read_rope(config, head_dim=head_dim, default_theta=1e4)
     bias = config.take("attention_bias", bool, False)
     eps = norm_eps(config)
-    mixers = [
+    return [
         Attention(
             hidden_size=config.positive("hidden_size"),
             heads=heads,
@@ -42,7 +51,6 @@ def qwen3(config: Config) -> Blueprint:
         )
         for window in _windows(config, count)
     ]
-    return assemble(config, mixers, mlp_bias=False, tied=config.take("tie_word_embeddings", bool, False))
 
 
 def _windows(config: Config, count: int) -> list[int | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from refimpl.blocks import Attention
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
-from refimpl.models.llama_like import assemble, head_counts, layer_types, windows
+from refimpl.models.llama_like import assemble, gated_mlp, head_counts, layer_types, pre_norm_layers, windows
 from refimpl.models.rope_config import read_rope
 
 
@@ -48,12 +48,9 @@ def smollm3(config: Config) -> Blueprint:
         for rotated, window in zip(has_rope, layer_windows, strict=True)
     ]
     config.ignore("max_window_layers")
-    return assemble(
-        config,
-        mixers,
-        mlp_bias=config.take("mlp_bias", bool, False),
-        tied=config.take("tie_word_embeddings", bool, True),
-    )
+    mlp = gated_mlp(config, bias=config.take("mlp_bias", bool, False))
+    layers = pre_norm_layers(config, mixers, [mlp] * count)
+    return assemble(config, layers, tied=config.take("tie_word_embeddings", bool, True))
 
 
 def _has_rope(config: Config, count: int) -> list[bool]:

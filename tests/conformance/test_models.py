@@ -11,7 +11,8 @@ from conformance.backends import numpy as specification
 from conformance.judge import CONSTANT, Norms, expect
 from conformance.laws import LAWS
 from conformance.readings import Exact
-from conformance.tiny import MODELS, Specification
+from conformance.tiny import Specification
+from conformance.tiny_models import MODELS
 
 
 def verdicts(load, **options):

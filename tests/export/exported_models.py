@@ -23,8 +23,8 @@ def write_checkpoint(
 ) -> Model:
     """A checkpoint of random weights stored in `dtype`; returns the specification in float64 of what was stored."""
     model = refimpl.init(config, seed=seed)
-    names = model.blueprint.names
-    tensors = {names[name]: model.weights[name].astype(FORMATS[dtype]) for name in model.blueprint.parameters()}
+    arrays = {name: model.weights[name].astype(FORMATS[dtype]) for name in model.blueprint.parameters()}
+    tensors = model.blueprint.layouts[0].write(arrays)
     save_checkpoint(directory, config, tensors, max_shard_bytes=max_shard_bytes)
     return refimpl.load(directory, "float64")
 

@@ -10,6 +10,7 @@ import refimpl
 from refimpl.blocks import Attention, Yarn
 from refimpl.blueprint import Blueprint
 from refimpl.config import HARMLESS
+from refimpl.storage import Tensor
 from tests.tiny import qwen3, smollm3, without
 
 BOTH = pytest.mark.parametrize("config", [qwen3, smollm3])
@@ -21,7 +22,7 @@ def mixers(config: dict[str, Any]) -> list[Attention]:
 
 
 def meaning(blueprint: Blueprint) -> tuple:
-    return blueprint.embedding, blueprint.layers, blueprint.final_norm, blueprint.head, blueprint.names
+    return blueprint.embedding, blueprint.layers, blueprint.final_norm, blueprint.head, blueprint.layouts
 
 
 @BOTH
@@ -187,7 +188,8 @@ class TestQwen3:
         assert [type(rope.scaling) for rope in found] == [Yarn]
 
     def test_names_on_disk(self) -> None:
-        names = refimpl.blueprint(qwen3(num_hidden_layers=1, attention_bias=True)).names
+        blueprint = refimpl.blueprint(qwen3(num_hidden_layers=1, attention_bias=True))
+        names = blueprint.layouts[0].leaves(blueprint.parameters())
         attention = [f"{p}_proj.{kind}" for p in "qkvo" for kind in ("weight", "bias")] + ["q_norm.weight", "k_norm.weight"]
         expected = [
             "model.embed_tokens.weight",
@@ -198,9 +200,10 @@ class TestQwen3:
             "model.norm.weight",
             "lm_head.weight",
         ]
-        assert sorted(names.values()) == sorted(expected)
-        assert names["layers.0.mixer.q_norm.weight"] == "model.layers.0.self_attn.q_norm.weight"
-        assert names["layers.0.mlp_norm.weight"] == "model.layers.0.post_attention_layernorm.weight"
+        assert sorted(names) == sorted(expected)
+        sources = blueprint.layouts[0].sources
+        assert sources["layers.0.mixer.q_norm.weight"] == Tensor("model.layers.0.self_attn.q_norm.weight")
+        assert sources["layers.0.mlp_norm.weight"] == Tensor("model.layers.0.post_attention_layernorm.weight")
 
     def test_shapes(self) -> None:
         shapes = refimpl.blueprint(qwen3()).parameters()

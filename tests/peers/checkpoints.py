@@ -39,17 +39,26 @@ def write_checkpoint(variant: Variant, directory: Path, *, seed: int = 0) -> Pat
 
 
 def randomise(network: Any, *, seed: int) -> None:
-    """Every parameter away from its initial value, and large enough for peaked attention and uneven logits."""
+    """Every parameter and correction bias away from its initial value, and large enough for peaked attention, an uneven
+    choice of experts and uneven logits."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            if name.endswith("correction_bias"):
+                buffer.normal_(std=0.5, generator=generator)
         for name, parameter in network.named_parameters():
-            if parameter.ndim == 2:
-                gain = 1.5 if any(part in name for part in ("q_proj", "k_proj", "lm_head")) else 1.0
+            if name.endswith("bias"):
+                parameter.normal_(std=0.5, generator=generator)
+            elif name.endswith("sinks"):
+                parameter.normal_(mean=1.0, std=1.5, generator=generator)
+            elif parameter.ndim == 3:
+                # Stacks of experts, [in, out] or [out, in]: the width that is wrong changes their size, not their meaning.
+                parameter.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
+            elif parameter.ndim == 2:
+                gain = 1.5 if any(part in name for part in ("q_proj", "k_proj", "lm_head", "gate.weight", "router")) else 1.0
                 # Embeddings are small, so that a tied head does not just answer with the last token.
                 width = 16 if "embed_tokens" in name else parameter.shape[1]
                 parameter.normal_(std=gain * width**-0.5, generator=generator)
-            elif name.endswith("bias"):
-                parameter.normal_(std=0.5, generator=generator)
             else:
                 parameter.uniform_(0.4, 1.6, generator=generator)
 

@@ -86,6 +86,7 @@ def load_network(directory: str | os.PathLike[str], dtype: torch.dtype) -> Any:
             config=config,
             dtype=dtype,
             attn_implementation="eager",
+            experts_implementation="eager",
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
@@ -102,7 +103,9 @@ def load_peer(directory: str | os.PathLike[str]) -> Peer:
     with torch.inference_mode():
         loaded(input_ids=torch.zeros((1, 1), dtype=torch.long))  # imports whatever a call imports, before the exchange
     with double_precision(), quiet():
-        network = AutoModelForCausalLM.from_config(loaded.config, attn_implementation="eager", dtype=torch.float64)
+        network = AutoModelForCausalLM.from_config(
+            loaded.config, attn_implementation="eager", experts_implementation="eager", dtype=torch.float64
+        )
     network.load_state_dict(loaded.state_dict())
     return Peer(network.eval())
 

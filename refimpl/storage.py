@@ -1,0 +1,239 @@
+"""How a parameter is made of the tensors on disk: as stored, transposed, a part of a fused one, stacked, joined, dequantised.
+
+A `Layout` says so for every parameter of a model. It is plain data with three readers: `refimpl.weights` evaluates it in NumPy,
+`export` turns it into nodes of a graph, and whoever writes a checkpoint runs it backwards. Axes are negative, so that a recipe
+holds for a stack of matrices and for one of them alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from refimpl.layers.quantization import BLOCK, mxfp4_decode, mxfp4_encode
+from refimpl.numerics import Array
+
+STORED_FLOATS = ("F64", "F32", "F16", "BF16")
+STORED_BYTES = ("U8",)
+
+Shape = tuple[int, ...]
+Read = Callable[[str], Array]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What a tensor on disk has to be: its shape, and the formats in which it may be stored."""
+
+    shape: Shape
+    formats: tuple[str, ...] = STORED_FLOATS
+
+
+class Stored(ABC):
+    """The recipe of one parameter."""
+
+    @abstractmethod
+    def leaves(self, shape: Shape) -> dict[str, Leaf]:
+        """The tensors on disk that make a parameter of `shape`."""
+
+    @abstractmethod
+    def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
+        """The parameter, in its stored format, or in `dtype` where that is none to compute in."""
+
+    @abstractmethod
+    def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
+        """Entry `index` of the first axis, without reading the others."""
+
+    @abstractmethod
+    def write(self, array: Array, tensors: dict[str, Array]) -> None:
+        """Put the parameter into `tensors`, the ones on disk, of which missing ones are made."""
+
+
+class View(Stored):
+    """A recipe that moves no number: what it describes is a view of one tensor."""
+
+    @abstractmethod
+    def view(self, tensors: dict[str, Array], shape: Shape, dtype: np.dtype[Any]) -> Array:
+        """The writable view of shape `shape`, its tensor made where it is missing."""
+
+    def write(self, array: Array, tensors: dict[str, Array]) -> None:
+        self.view(tensors, array.shape, array.dtype)[...] = array
+
+
+@dataclass(frozen=True)
+class Tensor(View):
+    """A tensor as it is."""
+
+    name: str
+
+    def leaves(self, shape: Shape) -> dict[str, Leaf]:
+        return {self.name: Leaf(shape)}
+
+    def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
+        return tensor(self.name)
+
+    def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
+        return np.asarray(tensor(self.name)[index])
+
+    def view(self, tensors: dict[str, Array], shape: Shape, dtype: np.dtype[Any]) -> Array:
+        return tensors.setdefault(self.name, np.zeros(shape, dtype))
+
+
+@dataclass(frozen=True)
+class Transposed(View):
+    """The last two axes exchanged: weights that are stored [in, out]."""
+
+    source: View
+
+    def leaves(self, shape: Shape) -> dict[str, Leaf]:
+        return self.source.leaves(_transposed(shape))
+
+    def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
+        return self.source.read(tensor, dtype).swapaxes(-1, -2)
+
+    def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
+        return self.source.entry(tensor, dtype, index).swapaxes(-1, -2)
+
+    def view(self, tensors: dict[str, Array], shape: Shape, dtype: np.dtype[Any]) -> Array:
+        return self.source.view(tensors, _transposed(shape), dtype).swapaxes(-1, -2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(View):
+    """Entries start, start + step, ... below stop of one axis of a fused tensor, which has `whole` of them."""
+
+    source: Stored
+    axis: int
+    start: int
+    stop: int
+    whole: int
+    step: int = 1
+
+    def leaves(self, shape: Shape) -> dict[str, Leaf]:
+        return self.source.leaves(self._fused(shape))
+
+    def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
+        return self._of(self.source.read(tensor, dtype))
+
+    def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
+        return self._of(self.source.entry(tensor, dtype, index))
+
+    def view(self, tensors: dict[str, Array], shape: Shape, dtype: np.dtype[Any]) -> Array:
+        if not isinstance(self.source, View):
+            raise ValueError(f"a part of a {type(self.source).__name__} cannot be written by itself")
+        return self._of(self.source.view(tensors, self._fused(shape), dtype))
+
+    def _of(self, fused: Array) -> Array:
+        place: tuple[Any, ...] = (..., slice(self.start, self.stop, self.step), *[slice(None)] * (-1 - self.axis))
+        return fused[place]
+
+    def _fused(self, shape: Shape) -> Shape:
+        axis = len(shape) + self.axis
+        return (*shape[:axis], self.whole, *shape[axis + 1 :])
+
+
+@dataclass(frozen=True)
+class Stacked(Stored):
+    """One recipe for each entry of the first axis: experts that are tensors of their own."""
+
+    sources: tuple[Stored, ...]
+
+    def leaves(self, shape: Shape) -> dict[str, Leaf]:
+        return {name: leaf for source in self.sources for name, leaf in source.leaves(shape[1:]).items()}
+
+    def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
+        return np.stack([source.read(tensor, dtype) for source in self.sources])
+
+    def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
+        return self.sources[index].read(tensor, dtype)
+
+    def write(self, array: Array, tensors: dict[str, Array]) -> None:
+        for source, entry in zip(self.sources, array, strict=True):
+            source.write(entry, tensors)
+
+
+@dataclass(frozen=True)
+class Joined(Stored):
+    """Equal shares of one axis, in order: what tensor-parallel ranks keep in files of their own."""
+
+    sources: tuple[Stored, ...]
+    axis: int
+
+    def leaves(self, shape: Shape) -> dict[str, Leaf]:
+        axis = len(shape) + self.axis
+        if shape[axis] % len(self.sources):
+            raise ValueError(f"storage: {len(self.sources)} ranks cannot share {shape[axis]} entries of a weight equally")
+        share = (*shape[:axis], shape[axis] // len(self.sources), *shape[axis + 1 :])
+        return {name: leaf for source in self.sources for name, leaf in source.leaves(share).items()}
+
+    def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
+        return np.concatenate([source.read(tensor, dtype) for source in self.sources], axis=self.axis)
+
+    def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
+        return np.concatenate([source.entry(tensor, dtype, index) for source in self.sources], axis=self.axis)
+
+    def write(self, array: Array, tensors: dict[str, Array]) -> None:
+        for source, share in zip(self.sources, np.split(array, len(self.sources), axis=self.axis), strict=True):
+            source.write(share, tensors)
+
+
+@dataclass(frozen=True)
+class Mxfp4(Stored):
+    """Blocks and scales of `mxfp4_decode`, along the last axis."""
+
+    blocks: str
+    scales: str
+
+    def leaves(self, shape: Shape) -> dict[str, Leaf]:
+        if shape[-1] % BLOCK:
+            raise ValueError(f"storage: MXFP4 needs a multiple of {BLOCK} entries a row, but {self.blocks!r} has {shape[-1]}")
+        scales = (*shape[:-1], shape[-1] // BLOCK)
+        return {self.blocks: Leaf((*scales, BLOCK // 2), STORED_BYTES), self.scales: Leaf(scales, STORED_BYTES)}
+
+    def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
+        return mxfp4_decode(tensor(self.blocks), tensor(self.scales), dtype=dtype)
+
+    def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
+        blocks, scales = (np.asarray(tensor(name)[index]) for name in (self.blocks, self.scales))
+        return mxfp4_decode(blocks, scales, dtype=dtype)
+
+    def write(self, array: Array, tensors: dict[str, Array]) -> None:
+        tensors[self.blocks], tensors[self.scales] = mxfp4_encode(array.astype(np.float64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One way in which the checkpoints of a model are stored.
+
+    sources: parameter -> its recipe. ignored: patterns of tensors that are no parameters of the model, such as mask buffers
+    or the modules of another modality. copies: tensors that may repeat a parameter (a tied head that is stored as well).
+    """
+
+    sources: Mapping[str, Stored]
+    ignored: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+    def leaves(self, shapes: Mapping[str, Shape]) -> dict[str, Leaf]:
+        """Every tensor on disk that the parameters of these shapes are made of."""
+        return {
+            name: leaf for parameter, shape in shapes.items() for name, leaf in self.sources[parameter].leaves(shape).items()
+        }
+
+    def ignores(self, name: str) -> bool:
+        """Whether the tensor `name` is none of the model's."""
+        return any(fnmatchcase(name, pattern) for pattern in self.ignored)
+
+    def write(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """The tensors on disk that store the parameters `arrays`."""
+        tensors: dict[str, Array] = {}
+        for parameter, source in self.sources.items():
+            source.write(arrays[parameter], tensors)
+        return tensors
+
+
+def _transposed(shape: Shape) -> Shape:
+    return (*shape[:-2], shape[-1], shape[-2])
