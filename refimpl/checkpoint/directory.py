@@ -1,4 +1,5 @@
-"""A Hugging Face checkpoint directory: config.json beside model.safetensors, or beside shards and their index."""
+"""A Hugging Face checkpoint directory: config.json beside model.safetensors, beside shards and their index, or beside the
+files of the ranks of the tensor-parallel layout."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from refimpl.checkpoint.errors import CheckpointError
 from refimpl.checkpoint.json_object import read_object
 from refimpl.checkpoint.memory_map import read_tensor
 from refimpl.checkpoint.safetensors_file import TensorInfo, read_header
+from refimpl.checkpoint.tensor_parallel import part_of, read_parts
 
 CONFIG = "config.json"
 SINGLE_FILE = "model.safetensors"
@@ -70,8 +72,14 @@ def _open(directory: Path) -> Checkpoint:
 
 def _find_tensors(directory: Path) -> dict[str, TensorInfo]:
     single, index = _file(directory, SINGLE_FILE), _file(directory, INDEX)
-    if single and index:
-        raise CheckpointError(f"{directory}: holds both {SINGLE_FILE} and {INDEX}; remove the one that does not belong")
+    parts = {
+        file: part for name in sorted(os.listdir(directory)) if (part := part_of(name)) and (file := _file(directory, name))
+    }
+    kinds = [file.name for file in (single, index, next(iter(parts), None)) if file]
+    if len(kinds) > 1:
+        raise CheckpointError(f"{directory}: holds both {kinds[0]} and {kinds[1]}; remove the one that does not belong")
+    if parts:
+        return read_parts(directory, parts)
     if single:
         return read_header(single)
     if index:

@@ -1,5 +1,7 @@
 """Writing checkpoints as transformers does: config.json and model.safetensors, or shards and their index.
 
+Tensors called NAME@TP-RRR are written in the tensor-parallel layout instead, NAME into a file of rank RRR.
+
 The same tensors and configuration give the same bytes, on every machine.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from refimpl.checkpoint.directory import CONFIG, INDEX, SINGLE_FILE
 from refimpl.checkpoint.dtypes import DTYPES, NAMES
 from refimpl.checkpoint.errors import CheckpointError
 from refimpl.checkpoint.safetensors_file import LENGTH_BYTES, METADATA
+from refimpl.checkpoint.tensor_parallel import COMMON, check_parts, part_file_name, part_of, split_name
 
 ALIGNMENT = 8
 FRAMEWORK = {"format": "pt"}  # transformers refuses files that do not name a framework
@@ -27,8 +31,9 @@ FRAMEWORK = {"format": "pt"}  # transformers refuses files that do not name a fr
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What the header says of a tensor, known before its data is written."""
+    """What the header says of a tensor, known before its data is written; `key` is its name in the mapping."""
 
+    key: str
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -45,23 +50,24 @@ def save_checkpoint(
     """Writes config.json and the tensors, each file under a temporary name first.
 
     max_shard_bytes: when the tensors have more bytes together they are split, in the order of the mapping, into shards of at
-    most so many bytes (a larger tensor gets a shard of its own); None writes one file.
+    most so many bytes (a larger tensor gets a shard of its own); None writes one file. With slices this holds for the common
+    tensors and for each rank.
 
     CheckpointError, before anything is written, when a tensor, a name or the configuration cannot be stored or the directory
-    holds a checkpoint of the other kind.
+    holds files of another checkpoint that these would not replace.
     """
     if not isinstance(config, dict):
         raise CheckpointError(f"the configuration is a {type(config).__name__} but must be a dict")
     target = Path(directory)
     layouts = [_layout(name, array) for name, array in tensors.items()]
     config_text = _json_text(target / CONFIG, config)
-    shards = _split(layouts, max_shard_bytes)
-    file_names = _file_names(len(shards))
-    _prepare(target, stale=INDEX if len(shards) == 1 else SINGLE_FILE)
-    for file_name, shard in zip(file_names, shards, strict=True):
+    files = _files(layouts, max_shard_bytes)
+    indexed = not any(file_name == SINGLE_FILE or part_of(file_name) for file_name in files)
+    _prepare(target, {*files, INDEX} if indexed else set(files))
+    for file_name, shard in files.items():
         _write_safetensors(target / file_name, shard, tensors)
-    if len(shards) > 1:
-        weight_map = {layout.name: file_name for file_name, shard in zip(file_names, shards, strict=True) for layout in shard}
+    if indexed:
+        weight_map = {layout.name: file_name for file_name, shard in files.items() for layout in shard}
         total_size = sum(layout.nbytes for layout in layouts)
         index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
         _write_text(target / INDEX, _json_text(target / INDEX, index))
@@ -69,14 +75,14 @@ def save_checkpoint(
 
 
 def _layout(name: str, array: npt.NDArray[Any]) -> _Layout:
-    if not isinstance(name, str) or name == METADATA or not name.isprintable():
+    if not isinstance(name, str) or split_name(name)[0] == METADATA or not name.isprintable():
         raise CheckpointError(f"tensor name {name!r} cannot be stored: it must be a printable string other than {METADATA!r}")
     if not isinstance(array, np.ndarray):
         raise CheckpointError(f"tensor {name!r} is a {type(array).__name__} but must be a NumPy array")
     dtype = NAMES.get(array.dtype.newbyteorder("<"))
     if dtype is None:
         raise CheckpointError(f"tensor {name!r} has dtype {array.dtype}, which safetensors cannot store; known are {_known()}")
-    return _Layout(name, dtype, array.shape, array.nbytes)
+    return _Layout(name, split_name(name)[0], dtype, array.shape, array.nbytes)
 
 
 def _known() -> str:
@@ -98,19 +104,41 @@ def _split(layouts: list[_Layout], max_shard_bytes: int | None) -> list[list[_La
     return shards
 
 
-def _file_names(count: int) -> list[str]:
-    if count == 1:
-        return [SINGLE_FILE]
-    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+def _files(layouts: list[_Layout], max_shard_bytes: int | None) -> dict[str, list[_Layout]]:
+    """The names of the files, and the tensors that each holds."""
+    parts: defaultdict[str, list[_Layout]] = defaultdict(list)
+    for layout in layouts:
+        parts[split_name(layout.key)[1]].append(layout)
+    if not set(parts) <= {COMMON}:
+        return _part_files(parts, max_shard_bytes)
+    shards = _split(layouts, max_shard_bytes)
+    if len(shards) == 1:
+        return {SINGLE_FILE: shards[0]}
+    return {f"model-{number:05d}-of-{len(shards):05d}.safetensors": shard for number, shard in enumerate(shards, 1)}
 
 
-def _prepare(directory: Path, *, stale: str) -> None:
+def _part_files(parts: Mapping[str, list[_Layout]], max_shard_bytes: int | None) -> dict[str, list[_Layout]]:
+    """The same in the tensor-parallel layout: the common files have the first numbers, those of each rank the next."""
+    check_parts("the tensors", {part: {layout.name: layout.dtype for layout in held} for part, held in parts.items()})
+    groups = {part: _split(held, max_shard_bytes) for part, held in parts.items()}
+    first = {part: 0 if part == COMMON else len(groups.get(COMMON, ())) for part in groups}
+    return {
+        part_file_name(number, part): shard
+        for part, shards in groups.items()
+        for number, shard in enumerate(shards, first[part])
+    }
+
+
+def _prepare(directory: Path, written: set[str]) -> None:
+    """Makes the directory. CheckpointError when it already holds what would contradict the files to be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        present = sorted(os.listdir(directory))
     except OSError as error:
         raise CheckpointError(f"{directory}: cannot be made a directory ({error.strerror})") from None
-    if (directory / stale).exists():
-        raise CheckpointError(f"{directory}: already holds {stale}, which would contradict the new files; remove it first")
+    for name in present:
+        if name not in written and (name in (SINGLE_FILE, INDEX) or part_of(name)):
+            raise CheckpointError(f"{directory}: already holds {name}, which would contradict the new files; remove it first")
 
 
 def _write_safetensors(file: Path, layouts: list[_Layout], tensors: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -121,7 +149,7 @@ def _write_safetensors(file: Path, layouts: list[_Layout], tensors: Mapping[str,
         stream.write(len(header).to_bytes(LENGTH_BYTES, "little"))
         stream.write(header)
         for layout in ordered:
-            stream.write(_data(tensors[layout.name], layout).data)
+            stream.write(_data(tensors[layout.key], layout).data)
 
 
 def _header(layouts: Iterable[_Layout]) -> bytes:
