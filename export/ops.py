@@ -22,7 +22,7 @@ from refimpl.ops import Ops
 
 # Functions that only read rows of their table, which they cast afterwards: the rest of it need not be touched.
 TABLE_LOOKUPS = ("embedding", "position_embedding")
-EXTRA_ARRAYS = ("bias", "sinks")
+EXTRA_ARRAYS = ("bias", "sinks", "temperature")
 VISIBILITY = ("q_order", "k_order", "causal", "window", "chunk")
 
 
@@ -44,6 +44,7 @@ class GraphOps(Ops):
             "split_heads": self._split_heads,
             "merge_heads": self._merge_heads,
             "append": self._append,
+            "scale": self._scale,
             "attention": self._attention,
         }
 
@@ -112,6 +113,9 @@ class GraphOps(Ops):
     def _add(self, x: Value, y: Value) -> Value:
         return self.graph.Add(x, y)
 
+    def _scale(self, x: Value, *, factor: float) -> Value:
+        return self.graph.Mul(x, factor)
+
     def _split_heads(self, x: Value, *, heads: int) -> Value:
         return self.graph.Reshape(x, [0, 0, heads, x.size(-1) // heads])
 
@@ -132,7 +136,7 @@ class GraphOps(Ops):
 
     def _attention(self, q: Value, k: Value, v: Value, **options: Any) -> Value:
         visible = self._visible(q, k, {key: options.pop(key) for key in VISIBILITY if key in options})
-        inputs = {key: self._computed(options.pop(key, None)) for key in ("sinks", "bias")}
+        inputs = {key: self._computed(options.pop(key, None)) for key in ("sinks", "temperature", "bias")}
         k, v = self._heads_first(k), self._heads_first(v)
         y: Value = self._function("attention", q=q, k=k, v=v, visible=visible, **inputs, **options)
         return y

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from refimpl.blocks import MLP, Attention, GatedMLP, Layer, Rope, Yarn
+from refimpl.blocks import MLP, Attention, GatedMLP, Layer, MoE, Rope, SigmoidTopK, Yarn
 from refimpl.blueprint import Blueprint
 
 CACHE_FORMAT = "bfloat16"
 CONTEXT = 4096
+QK_NORMS = {"head": "QK-norm", "projection": "QK-norm of whole projections", "rotated_head": "QK-norm after the rotation"}
 
 
 def card(blueprint: Blueprint) -> dict[str, Any]:
@@ -50,7 +51,11 @@ def _mixer(mixer: Any) -> str:
         return type(mixer).__name__
     parts = [f"attention {mixer.heads} heads of {mixer.head_dim} on {mixer.kv_heads}", _rope(mixer.rope)]
     parts += [f"window {mixer.window}"] if mixer.window else []
-    parts += ["QK-norm"] if mixer.qk_norm else []
+    parts += [f"chunks of {mixer.chunk}"] if mixer.chunk else []
+    parts += ["sinks"] if mixer.sinks else []
+    parts += [f"softcap {mixer.softcap:g}"] if mixer.softcap else []
+    parts += ["temperature by position"] if mixer.temperature else []
+    parts += [QK_NORMS[mixer.qk_norm_over]] if mixer.qk_norm else []
     parts += ["biases"] if mixer.qkv_bias or mixer.output_bias else []
     return ", ".join(parts)
 
@@ -69,7 +74,20 @@ def _mlp(mlp: Any) -> str:
             return f"gated MLP {mlp.intermediate_size} ({mlp.activation})" + (", biases" if mlp.bias else "")
         case MLP():
             return f"MLP {mlp.intermediate_size} ({mlp.activation})" + (", biases" if mlp.bias else "")
+        case MoE():
+            return _moe(mlp)
     return type(mlp).__name__
+
+
+def _moe(moe: MoE) -> str:
+    router, experts = moe.router, moe.experts
+    parts = [f"{router.top_k} of {router.experts} experts of {experts.intermediate_size} ({experts.activation})"]
+    parts += [f"{type(router).__name__} router"]
+    parts += [f"{router.top_groups} of {router.groups} groups"] if isinstance(router, SigmoidTopK) and router.groups > 1 else []
+    gated = "gated " if moe.shared_gate else ""
+    parts += [f"{gated}shared {_mlp(moe.shared)}"] if moe.shared else []
+    parts += ["biases"] if experts.bias else []
+    return ", ".join(parts)
 
 
 def _spans(indices: Sequence[int]) -> str:

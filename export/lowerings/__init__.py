@@ -10,19 +10,30 @@ from collections.abc import Callable
 from typing import Any
 
 from export.lowerings.attention import attention, soft_cap
+from export.lowerings.cache import ring_append, ring_order
 from export.lowerings.embedding import embedding, lm_head
 from export.lowerings.mask import attention_mask, causal_mask, chunked_mask, padding_mask, sliding_window_mask
-from export.lowerings.mlp import geglu, gelu, linear, silu, swiglu
+from export.lowerings.mlp import clamped_swiglu, geglu, gelu, linear, sigmoid, sigmoid_gate, silu, swiglu
 from export.lowerings.norm import l2_norm, layer_norm, rms_norm
 from export.lowerings.position import (
     linear_rope_frequencies,
     llama3_rope_frequencies,
+    log_floor_temperature,
+    log_length_temperature,
     position_embedding,
     rope_cos_sin,
     rope_frequencies,
     rotary_embedding,
     token_order,
     yarn_rope_frequencies,
+)
+from export.lowerings.quantization import mxfp4_decode
+from export.lowerings.router import (
+    sigmoid_router,
+    softcapped_softmax_router,
+    softmax_top_k_router,
+    top_k_sigmoid_router,
+    top_k_softmax_router,
 )
 
 LOWERINGS: dict[str, Callable[..., Any]] = {
@@ -38,7 +49,11 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
         rope_cos_sin,
         rotary_embedding,
         position_embedding,
+        log_length_temperature,
+        log_floor_temperature,
         token_order,
+        ring_order,
+        ring_append,
         padding_mask,
         causal_mask,
         sliding_window_mask,
@@ -51,6 +66,15 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
         gelu,
         swiglu,
         geglu,
+        clamped_swiglu,
+        sigmoid,
+        sigmoid_gate,
+        top_k_softmax_router,
+        softmax_top_k_router,
+        softcapped_softmax_router,
+        sigmoid_router,
+        top_k_sigmoid_router,
+        mxfp4_decode,
         embedding,
         lm_head,
     )

@@ -18,6 +18,7 @@ def attention(
     v: Value,
     visible: Value,
     sinks: Value | None = None,
+    temperature: Value | None = None,
     bias: Value | None = None,
     *,
     scale: float,
@@ -33,6 +34,8 @@ def attention(
         logits = f.Reshape(logits, [0, heads, -1, 0])
     if softcap is not None:
         logits = soft_cap(f, logits, cap=softcap)
+    if temperature is not None:
+        logits = f.Mul(logits, f.Unsqueeze(temperature, [1, 3]))
     if bias is not None:
         logits = f.Add(logits, bias)
     masked_BHTS = _masked(f, f.widen(logits), visible)

@@ -38,3 +38,17 @@ def swiglu(f: Body, gate: Value, up: Value) -> Value:
 
 def geglu(f: Body, gate: Value, up: Value, *, approximate: str = "none") -> Value:
     return f.Mul(gelu(f, gate, approximate=approximate), up)
+
+
+def sigmoid(f: Body, x: Value) -> Value:
+    return f.cast(f.Sigmoid(f.widen(x)), x.dtype)
+
+
+def sigmoid_gate(f: Body, x: Value, gate: Value) -> Value:
+    return f.Mul(sigmoid(f, gate), x)
+
+
+def clamped_swiglu(f: Body, gate: Value, up: Value, *, alpha: float, limit: float) -> Value:
+    clamped_gate = f.Min(gate, limit)
+    shifted = f.Add(f.Max(f.Min(up, limit), -limit), 1.0)
+    return f.Mul(f.Mul(clamped_gate, sigmoid(f, f.Mul(clamped_gate, alpha))), shifted)

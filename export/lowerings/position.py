@@ -121,3 +121,16 @@ def _rotate_pairs(f: Body, x: Value, cos: Value, sin: Value, half: int) -> Value
 def _counted(f: Body, start: int, stop: int, step: int, dtype: npt.DTypeLike) -> Value:
     """start, start + step, ... below stop, in `dtype`."""
     return f.cast(f.Range(*(np.asarray(bound) for bound in (start, stop, step))), np.dtype(dtype))
+
+
+def log_length_temperature(f: Body, positions: Value, *, length: int, dtype: npt.DTypeLike = np.float64) -> Value:
+    far = f.cast(f.Max(positions, length), np.dtype(dtype))
+    return f.Div(f.Log(far), f.constant(np.log(np.asarray(length, dtype))))
+
+
+def log_floor_temperature(
+    f: Body, positions: Value, *, scale: float, floor: int, offset: int = 1, dtype: npt.DTypeLike = np.float64
+) -> Value:
+    # An integer Div rounds towards zero, which is down: no position is negative.
+    steps = f.cast(f.Div(f.Add(positions, offset), floor), np.dtype(dtype))
+    return f.Add(f.Mul(f.Log(f.Add(steps, 1.0)), scale), 1.0)
