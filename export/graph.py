@@ -135,6 +135,25 @@ class Body:
         """`value` in float32 where its format is narrower: for the functions that released models evaluate in float32."""
         return self.cast(value, np.dtype(np.float32)) if value.dtype.itemsize < 4 else value
 
+    def loop(self, rounds: Value, initial: Value, step: Callable[[Body, Value, Value], Value]) -> Value:
+        """`initial` carried through `rounds` calls of step(body, number of the round, carried), which keep its type."""
+        inner = Inner(self)
+        number = inner.input("round", tensor_type(np.dtype(np.int64), []))
+        going = inner.input("going", tensor_type(np.dtype(bool), []))
+        carried = inner.input("carried", initial.type)
+        outputs = [inner.Identity(going), inner.known(step(inner, number, carried), initial.shape)]
+        graph = helper.make_graph(
+            [node.proto() for node in inner.nodes],
+            self.unique("round_body"),
+            [value.info() for value in inner.inputs],
+            [value.info() for value in outputs],
+        )
+        result = Value(self.unique("loop"), initial.type)
+        # onnx.reference takes an absent condition for a false one.
+        forever = self.constant(np.asarray(True))
+        self.nodes.append(Node("Loop", "", [rounds, forever, initial], [result], {"body": graph}))
+        return result
+
     def __getattr__(self, kind: str) -> Callable[..., Any]:
         if kind[:1].isupper() and onnx.defs.has(kind, self.opset, ""):
             return partial(self._operator, kind)
@@ -169,6 +188,18 @@ class Body:
             known,
             opset_imports=[helper.make_opsetid("", self.opset)],
         )
+
+
+class Inner(Body):
+    """The body of a loop: it may use the values of the body around it, whose names and constants it shares."""
+
+    def __init__(self, outer: Body) -> None:
+        super().__init__(outer.opset)
+        self._outer = outer
+        self._taken = outer._taken
+
+    def constant(self, array: Array, name: str | None = None) -> Value:
+        return self._outer.constant(array, name)
 
 
 class Function(Body):

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from export.banks import Matrices, Stack
 from export.errors import ExportError
 from export.graph import Function, Graph, Value
 from export.lowerings import LOWERINGS
+from export.lowerings.experts import Projection
 from refimpl.layers import VOCABULARY
 from refimpl.numerics import Array
 from refimpl.ops import Ops
@@ -23,6 +25,7 @@ from refimpl.ops import Ops
 # Functions that only read rows of their table, which they cast afterwards: the rest of it need not be touched.
 TABLE_LOOKUPS = ("embedding", "position_embedding")
 EXTRA_ARRAYS = ("bias", "sinks", "temperature")
+PROJECTIONS = ("gate", "up", "down")
 VISIBILITY = ("q_order", "k_order", "causal", "window", "chunk")
 
 
@@ -46,6 +49,7 @@ class GraphOps(Ops):
             "append": self._append,
             "scale": self._scale,
             "attention": self._attention,
+            "routed_experts": self._routed_experts,
         }
 
     def call(self, name: str, *values: Any, **options: Any) -> Any:
@@ -81,11 +85,25 @@ class GraphOps(Ops):
         body = Function(self.graph.opset)
         parameters = {key: body.input(key, value.type) for key, value in arrays.items()}
         results = self._lowering(name)(body, **parameters, **options)
-        body.outputs = list(results) if isinstance(results, tuple) else [results]
+        several = isinstance(results, tuple)
+        outputs = self._called(name, body, list(results) if several else [results], list(arrays.values()), arrays, options)
+        return tuple(outputs) if several else outputs[0]
+
+    def _called(
+        self,
+        name: str,
+        body: Function,
+        results: list[Value],
+        inputs: list[Value],
+        arrays: Mapping[str, Value],
+        options: Mapping[str, Any],
+    ) -> list[Value]:
+        """The results of a call of `body`, the layer `name` with these arrays and options, on `inputs`."""
+        body.outputs = results
         function = self.graph.declare(_function_name(name, arrays, options), body, _documentation(name, options))
-        outputs = [Value(self._fresh(name), output.type) for output in body.outputs]
-        self.graph.call(function, list(arrays.values()), outputs)
-        return tuple(outputs) if isinstance(results, tuple) else outputs[0]
+        outputs = [Value(self._fresh(name), output.type) for output in results]
+        self.graph.call(function, inputs, outputs)
+        return outputs
 
     def _lowering(self, name: str) -> Callable[..., Any]:
         lowering = self.lowerings.get(name)
@@ -141,6 +159,32 @@ class GraphOps(Ops):
         y: Value = self._function("attention", q=q, k=k, v=v, visible=visible, **inputs, **options)
         return y
 
+    def _routed_experts(self, *values: Any, **options: Any) -> Value:
+        """A call whose matrices are fetched inside the function, which therefore takes the tensors that hold them."""
+        arguments = inspect.signature(VOCABULARY["routed_experts"]).bind(*values, **options).arguments
+        biases = {name: arguments.pop(f"{name}_bias", None) for name in PROJECTIONS}
+        matrices = {name: _as_matrices(arguments.pop(name)) for name in PROJECTIONS}
+        held = [*(value for each in matrices.values() for value in each.bank.values()), *biases.values()]
+        tensors = {value: f"stored_{index}" for index, value in enumerate(dict.fromkeys(held)) if value is not None}
+        arrays = {name: arguments.pop(name) for name in ("x", "indices", "weights")}
+        body = Function(self.graph.opset)
+        inputs = {name: body.input(name, value.type) for name, value in arrays.items()}
+        inside = {value: body.input(name, value.type) for value, name in tensors.items()}
+
+        def projection(name: str) -> Projection:
+            matrix, bias = matrices[name], biases[name]
+            return Projection(
+                key=matrix.key,
+                fetch=lambda f, expert: matrix.bank.fetch(f, inside.__getitem__, expert, arrays["x"].dtype),
+                transposed=matrix.transposed,
+                outputs=matrix.outputs,
+                bias=None if bias is None else inside[bias],
+            )
+
+        projections = {name: projection(name) for name in PROJECTIONS}
+        result = self._lowering("routed_experts")(body, **inputs, **projections, **arguments)
+        return self._called("routed_experts", body, [result], [*arrays.values(), *tensors], arrays, arguments)[0]
+
     def _visible(self, q: Value, k: Value, options: dict[str, Any]) -> Value:
         """The mask [B, T, S] of one attention, made once for all layers that see the same keys."""
         orders = {"q_order": options.pop("q_order", None), "k_order": options.pop("k_order", None)}
@@ -160,6 +204,10 @@ class GraphOps(Ops):
             "q_order": f.Unsqueeze(f.Range(f.Sub(keys, queries), keys, one), [0]),
             "k_order": f.Unsqueeze(f.Range(zero, keys, one), [0]),
         }
+
+
+def _as_matrices(value: Value | Matrices) -> Matrices:
+    return value if isinstance(value, Matrices) else Matrices(key=value, bank=Stack(value))
 
 
 def _function_name(name: str, arrays: Mapping[str, Value], options: Mapping[str, Any]) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 from export.lowerings.attention import attention, soft_cap
 from export.lowerings.cache import ring_append, ring_order
 from export.lowerings.embedding import embedding, lm_head
+from export.lowerings.experts import routed_experts
 from export.lowerings.mask import attention_mask, causal_mask, chunked_mask, padding_mask, sliding_window_mask
 from export.lowerings.mlp import clamped_swiglu, geglu, gelu, linear, sigmoid, sigmoid_gate, silu, swiglu
 from export.lowerings.norm import l2_norm, layer_norm, rms_norm
 from export.lowerings.position import (
+    grok_yarn_rope_frequencies,
     linear_rope_frequencies,
     llama3_rope_frequencies,
     log_floor_temperature,
@@ -24,6 +26,7 @@ from export.lowerings.position import (
     rope_cos_sin,
     rope_frequencies,
     rotary_embedding,
+    theta_scaled_rope_frequencies,
     token_order,
     yarn_rope_frequencies,
 )
@@ -46,6 +49,8 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
         linear_rope_frequencies,
         llama3_rope_frequencies,
         yarn_rope_frequencies,
+        grok_yarn_rope_frequencies,
+        theta_scaled_rope_frequencies,
         rope_cos_sin,
         rotary_embedding,
         position_embedding,
@@ -74,6 +79,7 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
         softcapped_softmax_router,
         sigmoid_router,
         top_k_sigmoid_router,
+        routed_experts,
         mxfp4_decode,
         embedding,
         lm_head,

@@ -57,10 +57,7 @@ def yarn_rope_frequencies(
     truncate: bool = True,
     dtype: npt.DTypeLike = np.float64,
 ) -> Value:
-    def dimension_of(turns: float) -> float:
-        return rotary_dim * math.log(original_max_position_embeddings / (2 * math.pi * turns)) / (2 * math.log(theta))
-
-    low, high = dimension_of(beta_fast), dimension_of(beta_slow)
+    low, high = (_yarn_dimension(rotary_dim, theta, original_max_position_embeddings, beta) for beta in (beta_fast, beta_slow))
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rotary_dim - 1)
@@ -70,6 +67,46 @@ def yarn_rope_frequencies(
     ramp = f.Clip(f.Div(f.Sub(pairs, low), width), 0.0, 1.0)
     kept = f.Mul(frequencies, f.Sub(1.0, ramp))
     return f.Add(kept, f.Mul(f.Div(frequencies, factor), ramp))
+
+
+def grok_yarn_rope_frequencies(
+    f: Body,
+    *,
+    rotary_dim: int,
+    theta: float,
+    factor: float,
+    original_max_position_embeddings: int,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    extrapolation_factor: float = 1.0,
+    blend: str = "linear",
+    dtype: npt.DTypeLike = np.float64,
+) -> Value:
+    fast, slow = (_yarn_dimension(rotary_dim, theta, original_max_position_embeddings, beta) for beta in (beta_fast, beta_slow))
+    low, high = max(float(math.floor(fast)), 0.0), min(math.ceil(slow), rotary_dim - 1)
+    if low == high:
+        low -= 0.001
+    frequencies = rope_frequencies(f, rotary_dim=rotary_dim, theta=theta, dtype=dtype)
+    ramp = f.Clip(f.Div(f.Sub(_counted(f, 0, rotary_dim // 2, 1, dtype), low), high - low), 0.0, 1.0)
+    kept = f.Mul(f.Sub(1.0, ramp), extrapolation_factor)
+    if blend == "log":
+        return f.Mul(frequencies, f.Pow(f.constant(np.asarray(factor, dtype)), f.Sub(kept, 1.0)))
+    return f.Add(f.Mul(frequencies, kept), f.Mul(f.Div(frequencies, factor), f.Sub(1.0, kept)))
+
+
+def theta_scaled_rope_frequencies(
+    f: Body,
+    *,
+    rotary_dim: int,
+    theta: float,
+    factor: float,
+    original_max_position_embeddings: int,
+    dtype: npt.DTypeLike = np.float64,
+) -> Value:
+    turns = original_max_position_embeddings / (2 * math.pi)
+    return f.Pow(
+        rope_frequencies(f, rotary_dim=rotary_dim, theta=theta, dtype=dtype), math.log(turns * factor) / math.log(turns)
+    )
 
 
 def rope_cos_sin(f: Body, positions: Value, inv_freq: Value, *, attention_factor: float = 1.0) -> tuple[Value, Value]:
@@ -134,3 +171,8 @@ def log_floor_temperature(
     # An integer Div rounds towards zero, which is down: no position is negative.
     steps = f.cast(f.Div(f.Add(positions, offset), floor), np.dtype(dtype))
     return f.Add(f.Mul(f.Log(f.Add(steps, 1.0)), scale), 1.0)
+
+
+def _yarn_dimension(rotary_dim: int, theta: float, original_max_position_embeddings: int, turns: float) -> float:
+    """The real-valued pair that makes so many turns within the original length."""
+    return rotary_dim * math.log(original_max_position_embeddings / (2 * math.pi * turns)) / (2 * math.log(theta))

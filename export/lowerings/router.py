@@ -57,13 +57,10 @@ def top_k_sigmoid_router(f: Body, logits: Value, *, top_k: int) -> tuple[Value, 
 
 def _within_groups(f: Body, corrected: Value, groups: int, top_groups: int) -> Value:
     """Scores [..., E] with -inf outside the best groups."""
-    size = corrected.size(-1) // groups
-    front = [0] * (len(corrected.shape) - 1)
-    grouped = f.Reshape(corrected, [*front, groups, size])
-    best, _ = f.TopK(grouped, [min(2, size)], axis=-1, outputs=2)
+    grouped = f.Reshape(corrected, [*[0] * (len(corrected.shape) - 1), groups, -1])
+    best, _ = f.TopK(grouped, f.Min(f.Shape(grouped, start=-1), [2]), axis=-1, outputs=2)
     _, chosen = f.TopK(f.ReduceSum(best, [-1], keepdims=0), [top_groups], axis=-1, outputs=2)
     hits = f.cast(f.Equal(f.Unsqueeze(chosen, [-1]), f.constant(np.arange(groups))), np.dtype(np.int32))
     inside = f.Unsqueeze(f.cast(f.ReduceMax(hits, [-2], keepdims=0), np.dtype(bool)), [-1])
     outside = f.constant(np.asarray(-np.inf, corrected.dtype))
-    shut = f.Reshape(f.Where(inside, grouped, outside), [*front, groups * size])
-    return f.known(shut, corrected.shape)
+    return f.known(f.Reshape(f.Where(inside, grouped, outside), f.Shape(corrected)), corrected.shape)

@@ -20,6 +20,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
 }
 YARN = {"theta": 1.5e5, "factor": 32.0, "original_max_position_embeddings": 4096}
+GROK_YARN = {**YARN, "beta_fast": 8.0, "beta_slow": 2.0, "extrapolation_factor": 0.8}
 
 
 def calls(dtype: str) -> Iterator[Call]:
@@ -35,6 +36,9 @@ def calls(dtype: str) -> Iterator[Call]:
     yield from _masks()
     yield from _attention(normal)
     yield from _pointwise(normal, dtype)
+    yield from _routers(normal, dtype)
+    yield from _experts(normal, dtype)
+    yield from _rings(normal)
     yield from _ends(normal)
 
 
@@ -57,6 +61,12 @@ def _frequencies(dtype: str) -> Iterator[Call]:
         yield "yarn_rope_frequencies", f"not_truncated_{label}", [64], {**YARN, "truncate": False, **chosen}
         equal_bounds = {"theta": 10.0, "factor": 32.0, "original_max_position_embeddings": 4}
         yield "yarn_rope_frequencies", f"equal_bounds_{label}", [8], {**equal_bounds, **chosen}
+        for blend in ("linear", "log"):
+            own = {**GROK_YARN, "blend": blend, **chosen}
+            yield "grok_yarn_rope_frequencies", f"{blend}_{label}", [64], own
+            yield "grok_yarn_rope_frequencies", f"{blend}_equal_bounds_{label}", [8], {**equal_bounds, "blend": blend, **chosen}
+        scaled = {"theta": 1.5e5, "factor": 16.0, "original_max_position_embeddings": 8192}
+        yield "theta_scaled_rope_frequencies", label, [64], {**scaled, **chosen}
 
 
 def _positions(normal: Any, dtype: str) -> Iterator[Call]:
@@ -69,6 +79,11 @@ def _positions(normal: Any, dtype: str) -> Iterator[Call]:
         yield "rotary_embedding", f"halves_{part}", heads, {}
         yield "rotary_embedding", f"pairs_{part}", heads, {"interleaved": True}
     yield "position_embedding", "padding", [np.array([[0, 3], [-1, 2]]), normal(6, D)], {}
+    for label, chosen in (("default_dtype", {}), ("dtype", {"dtype": np.dtype(dtype)})):
+        reached = np.array([[0, 7, 5000], [2, 15, 31]])
+        yield "log_length_temperature", label, [reached], {"length": 16, **chosen}
+        yield "log_floor_temperature", label, [reached], {"scale": 0.3, "floor": 8, **chosen}
+        yield "log_floor_temperature", f"no_offset_{label}", [reached], {"scale": 0.3, "floor": 8, "offset": 0, **chosen}
     yield "token_order", "integers", [np.array([[0, 0, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]])], {}
     yield "token_order", "bools", [np.array([[0, 0, 1, 1], [1, 0, 1, 0]], bool)], {}
 
@@ -100,9 +115,17 @@ def _attention(normal: Any) -> Iterator[Call]:
         "bias_a_head": {"bias": normal(H, 1, 1)},
         "bias_a_score": {"bias": normal(T, S)},
         "bias_that_hides_a_row": {"bias": hiding},
+        "temperature": {"temperature": 1 + normal(B, T) ** 2},
         "places": places,
         "places_of_keys": {"k_order": K_ORDER},
-        "everything": {**places, "sinks": normal(H), "window": 1, "softcap": 1.0, "bias": normal(1, 1, T, S)},
+        "everything": {
+            **places,
+            "sinks": normal(H),
+            "window": 1,
+            "softcap": 1.0,
+            "temperature": normal(B, T),
+            "bias": normal(1, 1, T, S),
+        },
     }
     for groups in (1, G, H):
         q, k, v = normal(B, T, H, K) * 3, normal(B, S, groups, K) * 3, normal(B, S, groups, J)
@@ -121,10 +144,61 @@ def _pointwise(normal: Any, dtype: str) -> Iterator[Call]:
     for form in ("none", "tanh"):
         yield "gelu", form, [everywhere], {"approximate": form}
         yield "geglu", form, [normal(B, T, D), normal(B, T, D)], {"approximate": form}
+    yield "sigmoid", "far", [np.array([-1e4, -100, -1, 0, 1, 100, 1e4], dtype)], {}
+    yield "sigmoid_gate", "one_a_token", [normal(B, T, D), normal(B, T, 1)], {}
+    yield "sigmoid_gate", "one_a_number", [normal(B, T, D), normal(B, T, D)], {}
+    yield "clamped_swiglu", "both_clamped", [normal(B, T, D) * 9, normal(B, T, D) * 9], {"alpha": 1.702, "limit": 7.0}
     yield "linear", "three_axes", [normal(B, T, D), normal(4, D)], {}
     yield "linear", "two_axes_bias", [normal(T, D), normal(4, D), normal(4)], {}
     yield "linear", "vector_bias", [normal(D), normal(4, D), normal(4)], {}
     yield "linear", "four_axes", [normal(B, T, H, D), normal(4, D)], {}
+
+
+def _routers(normal: Any, dtype: str) -> Iterator[Call]:
+    # Halves between -3 and 3, in another order for each token: no two are equal, and none are after a rounding.
+    generator = np.random.default_rng(3)
+    clear = np.stack([generator.permutation(D) for _ in range(B * T)]).reshape(B, T, D).astype(dtype) / 2 - 3
+    tied = np.zeros((B, T, D), dtype)
+    bias = (generator.permutation(D) - 20).astype(dtype)
+    for label, logits in (("clear", clear), ("tied", tied), ("vector", clear[0, 0])):
+        yield "top_k_softmax_router", label, [logits], {"top_k": 3}
+        yield "softmax_top_k_router", label, [logits], {"top_k": 3, "renormalise": False}
+        yield "softmax_top_k_router", f"renormalised_{label}", [logits], {"top_k": 3, "renormalise": True}
+        yield "softcapped_softmax_router", label, [logits], {"top_k": 3, "softcap": 4.0}
+        yield "top_k_sigmoid_router", label, [logits], {"top_k": 2}
+        yield "sigmoid_router", label, [logits], {"top_k": 3}
+        grouped = {"top_k": 3, "groups": 4, "top_groups": 2, "scaling_factor": 2.5, "renormalise": False}
+        yield "sigmoid_router", f"groups_below_zero_{label}", [logits, bias], grouped
+        yield "sigmoid_router", f"groups_of_one_{label}", [logits, bias], {"top_k": 2, "groups": D, "top_groups": 3, "eps": 0.5}
+
+
+def _experts(normal: Any, dtype: str) -> Iterator[Call]:
+    E, F = 5, 7
+    indices = np.array([[[0, 3], [3, 1], [1, 1]], [[4, 0], [3, 4], [0, 1]]])
+    matrices = [normal(E, F, D) / 3, normal(E, F, D) / 3, normal(E, D, F) / 3]
+    biases = [normal(E, F), normal(E, F), normal(E, D)]
+    arrays = [normal(B, T, D), indices, normal(B, T, 2), *matrices]
+    yield "routed_experts", "plain", arrays, {}
+    yield "routed_experts", "one_row", [normal(1, 1, D), indices[:1, :1], normal(1, 1, 2), *matrices], {}
+    yield "routed_experts", "two_axes", [normal(T, D), indices[0], normal(T, 2), *matrices], {"scale_input": True}
+    yield "routed_experts", "biases", [*arrays, *biases], {"activation": "gelu"}
+    yield "routed_experts", "gelu_tanh", [*arrays, *biases], {"activation": "gelu_tanh"}
+    clamped = {"activation": "clamped_swiglu", "alpha": 1.702, "limit": 1.0}
+    yield "routed_experts", "clamped", [*arrays, *biases], clamped
+    generator = np.random.default_rng(4)
+    blocks = generator.integers(0, 256, (3, 4, 2, 16)).astype(np.uint8)
+    scales = generator.integers(120, 130, (3, 4, 2)).astype(np.uint8)
+    yield "mxfp4_decode", "default_dtype", [blocks, scales], {}
+    yield "mxfp4_decode", "dtype", [blocks, scales], {"dtype": np.dtype(dtype)}
+
+
+def _rings(normal: Any) -> Iterator[Call]:
+    order = np.array([[-1, -1, 0, 1, 2, 3, -1, 4], [0, 1, 2, 3, 4, 5, 6, 7]])
+    for window in (3, 5, 20):
+        yield "ring_order", f"window_{window}", [order], {"window": window}
+        yield "ring_append", f"first_{window}", [normal(B, 8, G, K), order], {"window": window}
+        ring = normal(B, min(5, window), G, K)
+        yield "ring_append", f"next_{window}", [normal(B, 3, G, K), order, ring], {"window": window}
 
 
 def _ends(normal: Any) -> Iterator[Call]:

@@ -1,0 +1,106 @@
+"""A decode step reads the matrices of the chosen experts and of no other, whatever the layout on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import refimpl
+from export import export_onnx
+from refimpl.checkpoint import save_checkpoint
+from refimpl.numerics import Array
+from refimpl.storage import STORED_FLOATS, Leaf
+
+EXPERTS, CHOSEN = 64, 2
+# A kernel may map a file in pieces of this size, of which two border on each matrix that is read; there are five a layer.
+PIECE, MATRICES = 2 << 20, 5
+COMMON = {
+    "vocab_size": 61,
+    "hidden_size": 1024,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "num_experts_per_tok": CHOSEN,
+    "max_position_embeddings": 64,
+}
+QWEN3_MOE = {
+    **COMMON,
+    "model_type": "qwen3_moe",
+    "num_experts": EXPERTS,
+    "moe_intermediate_size": 512,
+    "intermediate_size": 300,
+}
+GPT_OSS = {**COMMON, "model_type": "gpt_oss", "num_local_experts": EXPERTS, "intermediate_size": 512, "sliding_window": 8}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "one tensor an expert": QWEN3_MOE,
+    "stacked": GPT_OSS,
+    "mxfp4": {**GPT_OSS, "quantization_config": {"quant_method": "mxfp4"}},
+}
+# Loads the graph and takes one step; prints how many bytes of the checkpoint are mapped into memory after each, and how much
+# anonymous memory both took.
+PROBE = """
+import json, sys
+import numpy as np
+from pathlib import Path
+from export.runtimes import onnxruntime_run
+from export.session import Session
+
+def kilobytes(path, key):
+    total, inside = 0, False
+    for line in open("/proc/self/smaps"):
+        if "-" in line.split()[0] and ":" not in line.split()[0]:
+            inside = line.rstrip().endswith(path)
+        elif inside and line.startswith(key + ":"):
+            total += int(line.split()[1])
+    return total
+
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+graph, weights = sys.argv[1:]
+before = anonymous()
+session = Session(Path(graph), onnxruntime_run(Path(graph), threads=1))
+loaded = kilobytes(weights, "Rss")
+session(np.array([[7]]))
+print(json.dumps({"loaded": loaded, "after": kilobytes(weights, "Rss"), "anonymous": anonymous() - before}))
+"""
+
+
+def save(config: dict[str, Any], directory: Path) -> tuple[int, int]:
+    """A checkpoint in bfloat16 (or 4 bits); the bytes of the experts and of everything else."""
+    blueprint = refimpl.blueprint(config)
+    noise = (np.random.default_rng(0).standard_normal(1 << 20) / 16).astype(ml_dtypes.bfloat16)
+    small_bytes: Array = np.random.default_rng(1).integers(96, 128, 1 << 20).astype(np.uint8)
+
+    def drawn(leaf: Leaf) -> Array:
+        return np.resize(noise if leaf.formats == STORED_FLOATS else small_bytes, leaf.shape)
+
+    leaves = blueprint.layouts[0].leaves(blueprint.parameters())
+    tensors = {name: drawn(leaf) for name, leaf in leaves.items()}
+    save_checkpoint(directory, config, tensors)
+    experts = sum(array.nbytes for name, array in tensors.items() if "experts" in name)
+    return experts, sum(array.nbytes for array in tensors.values()) - experts
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads the mapped pages from /proc")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_only_the_chosen_experts_are_read(layout: str, tmp_path: Path) -> None:
+    experts, rest = save(LAYOUTS[layout], tmp_path)
+    graph = export_onnx(tmp_path, tmp_path / "model.onnx").path
+    command = [sys.executable, "-c", PROBE, str(graph), str(tmp_path / "model.safetensors")]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    chosen = experts * CHOSEN // EXPERTS
+    # The dense weights may be read when the graph is loaded.
+    slack = rest + 2 * PIECE * MATRICES * CHOSEN
+    assert found["loaded"] * 1024 <= rest
+    assert chosen // 2 < found["after"] * 1024 < chosen + slack < experts
+    # What is chosen is copied to be computed with; a copy of all experts in float32 would be twice their bytes and more.
+    assert found["anonymous"] * 1024 < experts
