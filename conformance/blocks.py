@@ -6,7 +6,7 @@ others hand it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -15,12 +15,35 @@ import numpy as np
 
 from conformance.calls import Unsupported, attempt, combining
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
+from conformance.choice import drawn_until, stands
 from conformance.judge import expect, judge_one
 from conformance.readings import Exact, InFormat, on_floats
 from conformance.verdict import Judgement
-from refimpl.blocks import MLP, Attention, Block, GatedMLP, Inputs, Layer, LayerNorm, RMSNorm, Rope
-from refimpl.numerics import FORMATS, Array, plain
-from refimpl.ops import GLUE, Ops
+from refimpl.blocks import (
+    MLP,
+    Attention,
+    Block,
+    Experts,
+    GatedMLP,
+    Inputs,
+    Layer,
+    LayerNorm,
+    LogFloor,
+    LogLength,
+    MoE,
+    RMSNorm,
+    Rope,
+    Router,
+    Scoped,
+    SigmoidTopK,
+    SoftcappedSoftmax,
+    SoftmaxTopK,
+    TopKSigmoid,
+    TopKSoftmax,
+)
+from refimpl.layers import linear
+from refimpl.numerics import FORMATS, Array, plain, unit_roundoff
+from refimpl.ops import GLUE, NumpyOps, Ops
 
 if TYPE_CHECKING:
     from conformance.backend import Backend
@@ -60,7 +83,7 @@ class BackendOps(Ops):
 
 
 def _evaluate(
-    block: Block, values: dict[str, Array], ops: Ops, reading: Exact, *, past: int, cast: Callable[[Any], Any]
+    block: Block, values: dict[str, Array], ops: Ops, reading: Exact, *, past: int, ring: bool, cast: Callable[[Any], Any]
 ) -> Any:
     """The block's output for wide inputs, not yet widened."""
     weights = {name: cast(array) for name, array in values.items() if name in block.parameters()}
@@ -73,8 +96,18 @@ def _evaluate(
     rotations = {}
     if mixer.rope is not None:
         rotations[mixer.rope] = ops.rope_cos_sin(q_order, ops.constant(mixer.rope.frequencies(reading.angle_format)))
+    temperatures = {}
+    if mixer.temperature is not None:
+        temperatures[mixer.temperature] = cast(mixer.temperature(ops, q_order, reading.angle_format))
     state = {name: cast(values[name]) for name in ("key", "value")} if past else None
-    inputs = Inputs(q_order=q_order, k_order=order, rotations=rotations)
+    inputs = Inputs(
+        q_order=q_order,
+        k_order=order,
+        rotations=rotations,
+        past_order=order[:, :past],
+        temperatures=temperatures,
+        ring=ring,
+    )
     return block(ops, weights, x, inputs, state)[0]
 
 
@@ -86,10 +119,11 @@ def _mixer(block: Block) -> Attention:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockCase(Case):
-    """A block on random weights. past: tokens in its cache."""
+    """A block on random weights. past: tokens in its cache, of which a ring keeps the last."""
 
     block: Block
     past: int
+    ring: bool = False
 
     def inputs(self, reading: Exact) -> dict[str, Array]:
         """x, the parameters and the cache: wide numbers that the tested dtype holds exactly."""
@@ -97,21 +131,25 @@ class BlockCase(Case):
         shapes: dict[str, tuple[int, ...]] = {"x": (BATCH, LENGTH, WIDTH), **self.block.parameters()}
         if self.past:
             mixer = _mixer(self.block)
-            shapes |= {name: (BATCH, self.past, *entry.shape) for name, entry in mixer.state().items()}
+            kept = min(self.past, mixer.span or self.past) if self.ring else self.past
+            shapes |= {name: (BATCH, kept, *entry.shape) for name, entry in mixer.state().items()}
         found = {}
         for name, shape in shapes.items():
             array = generator.standard_normal(shape)
             if name.endswith("weight"):
                 array = array * (1.5 / np.sqrt(shape[-1])) if len(shape) > 1 else 1 + array / 2
-            found[name] = reading.disturb(array.astype(FORMATS[self.dtype]).astype(reading.wide))
-        return found
+            found[name] = array.astype(FORMATS[self.dtype]).astype(reading.wide)
+        if isinstance(self.block, MoE):
+            found["x"] = _decided_tokens(self.block.router, found, generator, self.dtype).astype(reading.wide)
+        return {name: reading.disturb(array) for name, array in found.items()}
 
     def judge(self, backend: Backend, workspace: Workspace) -> Judgement:
         ops = BackendOps(backend, self.dtype)
 
         def evaluate(reading: Exact) -> tuple[Array, ...]:
             values = self.inputs(reading)
-            return (reading.widen(_evaluate(self.block, values, reading.ops(), reading, past=self.past, cast=reading.cast)),)
+            made = _evaluate(self.block, values, reading.ops(), reading, past=self.past, ring=self.ring, cast=reading.cast)
+            return (reading.widen(made),)
 
         def compare() -> Judgement:
             reading = InFormat(self.dtype)
@@ -120,13 +158,28 @@ class BlockCase(Case):
                 return array.astype(FORMATS[self.dtype])
 
             with combining("the block"):
-                output = _evaluate(self.block, self.inputs(reading), ops, reading, past=self.past, cast=cast)
+                values = self.inputs(reading)
+                output = _evaluate(self.block, values, ops, reading, past=self.past, ring=self.ring, cast=cast)
             if not ops.used:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in ops.refused.items())
                 return Judgement(verdict="unsupported", sentence=reasons) if reasons else NOT_COVERED
             return judge_one(output, expect(evaluate, self.dtype)[0], self.dtype, axes="BTD")
 
         return attempt(compare)
+
+
+def _decided_tokens(router: Router, values: dict[str, Array], generator: np.random.Generator, dtype: str) -> Array:
+    """x [B, T, D], numbers of `dtype`, of tokens that a few roundings of their logits send nowhere else."""
+    weights = Scoped({name: array.astype(np.float64) for name, array in values.items()}, "router")
+
+    def draw(count: int) -> Array:
+        return generator.standard_normal((count, WIDTH)).astype(FORMATS[dtype]).astype(np.float64)
+
+    def keep(x: Array) -> Array:
+        logits = linear(x, weights["weight"], *([weights["bias"]] if router.bias else []))
+        return stands(lambda scores: router.choose(NumpyOps(), weights, scores)[0], logits, unit_roundoff(dtype))
+
+    return drawn_until(keep, draw, BATCH * LENGTH).reshape(BATCH, LENGTH, WIDTH)
 
 
 def _attention(**switches: Any) -> Attention:
@@ -136,6 +189,22 @@ def _attention(**switches: Any) -> Attention:
 
 def _gated(**switches: Any) -> GatedMLP:
     return GatedMLP(hidden_size=WIDTH, intermediate_size=28, **switches)
+
+
+def _router(kind: type[Router], **switches: Any) -> Router:
+    return kind(**{"hidden_size": WIDTH, "experts": 7, "top_k": 2, **switches})
+
+
+def _moe(
+    router: Router, *, factor: float | None = None, shared_gate: bool = False, shared: bool = False, **experts: Any
+) -> MoE:
+    return MoE(
+        router=router,
+        experts=Experts(hidden_size=WIDTH, intermediate_size=10, experts=router.experts, **experts),
+        shared=GatedMLP(hidden_size=WIDTH, intermediate_size=14) if shared or shared_gate else None,
+        shared_gate=shared_gate,
+        factor=factor,
+    )
 
 
 def _norm(**switches: Any) -> RMSNorm:
@@ -151,12 +220,29 @@ BLOCKS: dict[str, dict[str, Block]] = {
         "qk_norm": _attention(qk_norm=HEAD_NORM),
         "window_bias": _attention(window=4, qkv_bias=True, output_bias=True),
         "interleaved": _attention(rope=Rope(rotary_dim=6, theta=1e4, interleaved=True)),
+        "sinks": _attention(window=4, sinks=True, qkv_bias=True),
+        "softcap_temperature": _attention(softcap=2.0, temperature=LogLength(length=4)),
+        "nope_temperature": _attention(rope=None, temperature=LogFloor(scale=0.5, floor=3)),
+        "flat_qk_norm": _attention(qk_norm=HEAD_NORM, qk_norm_over="projection"),
+        "rotated_qk_norm": _attention(qk_norm=HEAD_NORM, qk_norm_over="rotated_head"),
+        "chunk": _attention(chunk=4),
     },
     "gated_mlp_block": {
         "silu": _gated(),
         "gelu_tanh": _gated(activation="gelu_tanh", bias=True),
     },
     "mlp_block": {"gelu": MLP(hidden_size=WIDTH, intermediate_size=28, activation="gelu")},
+    "moe_block": {
+        "top_k_softmax": _moe(_router(TopKSoftmax, bias=True), activation="clamped_swiglu", alpha=1.702, limit=1.25, bias=True),
+        "softmax_top_k": _moe(_router(SoftmaxTopK, renormalise=True)),
+        "shared_gate": _moe(_router(SoftmaxTopK, renormalise=False, top_k=3), shared_gate=True),
+        "softcapped_softmax": _moe(
+            _router(SoftcappedSoftmax, softcap=2.0), shared=True, factor=0.5**0.5, activation="gelu_tanh"
+        ),
+        "sigmoid": _moe(_router(SigmoidTopK, renormalise=True, scaling_factor=2.5, top_k=3), shared=True),
+        "groups": _moe(_router(SigmoidTopK, renormalise=False, experts=8, groups=4, top_groups=2)),
+        "top_k_sigmoid": _moe(_router(TopKSigmoid, top_k=1), shared=True, scale_input=True),
+    },
     "decoder_layer": {
         "pre_norm": Layer(mixer=_attention(), mlp=_gated(), mixer_norm=_norm(), mlp_norm=_norm()),
         "post_norm": Layer(mixer=_attention(qk_norm=HEAD_NORM), mlp=_gated(), mixer_post_norm=_norm(), mlp_post_norm=_norm()),
@@ -175,6 +261,16 @@ BLOCKS: dict[str, dict[str, Block]] = {
 }
 
 
+def _phases(block: Block) -> Iterator[tuple[str, int, bool]]:
+    """Each phase of a block, how many tokens came before, and whether a ring keeps them."""
+    if not isinstance(block, (Attention, Layer)):
+        yield "any", 0, False
+        return
+    yield from (("prefill", 0, False), ("pieces", PAST, False))
+    if _mixer(block).span is not None:
+        yield "pieces", PAST, True
+
+
 def block_cases(dtype: str) -> list[Case]:
     """Every block without and, where it has one, with a cache."""
     if dtype not in FORMATS:
@@ -182,9 +278,9 @@ def block_cases(dtype: str) -> list[Case]:
     found: list[Case] = []
     for level, variants in BLOCKS.items():
         for variant, block in variants.items():
-            pasts = (("prefill", 0), ("pieces", PAST)) if isinstance(block, (Attention, Layer)) else (("any", 0),)
-            for phase, past in pasts:
+            for phase, past, ring in _phases(block):
                 size = f"t{LENGTH}s{LENGTH + past}" if phase != "any" else f"t{LENGTH}"
-                case_id = f"{level}/{variant}-{phase}-{TOKENS[dtype]}-{size}d{WIDTH}"
-                found.append(BlockCase(id=case_id, level="block", function=level, dtype=dtype, block=block, past=past))
+                case_id = f"{level}/{variant}{'_ring' * ring}-{phase}-{TOKENS[dtype]}-{size}d{WIDTH}"
+                case = BlockCase(id=case_id, level="block", function=level, dtype=dtype, block=block, past=past, ring=ring)
+                found.append(case)
     return found

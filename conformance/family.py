@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -16,6 +16,7 @@ import numpy as np
 from conformance.backend import Candidate
 from conformance.calls import attempt, first_line
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
+from conformance.choice import favouring
 from conformance.judge import expect, judge
 from conformance.readings import Exact, on_floats
 from conformance.results import LARGEST
@@ -37,6 +38,7 @@ class Values(np.random.Generator):
 
     def __init__(self, seed: int, salt: str, dtype: str) -> None:
         super().__init__(np.random.PCG64([seed, crc32(salt.encode())]))
+        self.format = FORMATS.get(dtype)
         self.roundoff = unit_roundoff(dtype) if dtype in FORMATS else 0.0
 
 
@@ -66,7 +68,11 @@ def edge(variant: str, phase: str, size: str, *rules: str, **parameters: Any) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """build(values, **parameters) makes the inputs; axes are the dimension letters of each result."""
+    """build(values, **parameters) makes the inputs; axes are the dimension letters of each result.
+
+    wider: formats wider than the tested one are right as well. exact: nothing is computed, so nothing may differ.
+    chooses: the first result are indices that the function chooses by its first argument (`conformance.choice`).
+    """
 
     function: str
     build: Callable[..., Inputs]
@@ -74,6 +80,8 @@ class Family:
     edges: tuple[Edge, ...]
     dtypes: tuple[str, ...] = ALL_DTYPES
     wider: bool = False
+    exact: bool = False
+    chooses: bool = False
 
     def cases(self, dtype: str) -> list[LayerCase]:
         """The hand-picked cases at one dtype."""
@@ -160,13 +168,16 @@ class LayerCase(Case):
         """The keyword options, arrays included."""
         return dict(self.inputs.options)
 
-    def evaluate(self, reading: Exact) -> tuple[Any, ...]:
-        """The results of the function in a reading, widened."""
+    def evaluate(self, reading: Exact, *, chosen: Any = None) -> tuple[Any, ...]:
+        """The results of the function in a reading, widened; where scores are equal, `chosen` is chosen."""
 
         def given(value: Any) -> Any:
             return reading.disturb(on_floats(lambda array: array.astype(reading.wide), value))
 
-        arguments = [given(value) for value in self.inputs.arguments.values()]
+        scores, *others = self.inputs.arguments.values()
+        if chosen is not None:
+            scores = favouring(scores.astype(reading.wide), chosen)
+        arguments = [given(value) for value in (scores, *others)]
         options = {name: given(value) for name, value in self.inputs.options.items()}
         return as_tuple(reading.call(self.function, *arguments, **options))
 
@@ -177,7 +188,10 @@ class LayerCase(Case):
 
     def judge_outputs(self, outputs: tuple[Any, ...]) -> Judgement:
         """The verdict on outputs, wherever they come from."""
-        return judge(outputs, expect(self.evaluate, self.dtype), self.dtype, axes=self.family.axes, wider=self.family.wider)
+        family = self.family
+        evaluate = partial(self.evaluate, chosen=outputs[0]) if family.chooses else self.evaluate
+        expected = expect(evaluate, self.dtype, exact=family.exact)
+        return judge(outputs, expected, self.dtype, axes=family.axes, wider=family.wider)
 
     def _ask(self, backend: Backend) -> Any:
         reading = Candidate(backend, self.dtype)

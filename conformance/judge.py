@@ -7,7 +7,9 @@ The budget of a problem is derived from the problem. Its noise is the largest, o
     (c) one ulp at the scale of the output (in the RMS: one rounding), and the smallest step that the dtype has
 
 in two norms over the whole output: the maximum and the root mean square. The budget is twice the noise, for every layer.
-A candidate must be inside in both norms. Integers and bools have no budget: they are equal or wrong.
+A candidate must be inside in both norms. Integers and bools have no budget: they are equal or wrong, and so are floats that
+are copied or decoded without a rounding. Beside integers that choose (`conformance.choice`) the noise of floats is that of
+the entries where the choice is the same.
 """
 
 from __future__ import annotations
@@ -68,10 +70,10 @@ class Expectation:
 
 
 @np.errstate(all="ignore")
-def expect(evaluate: Evaluate, dtype: str, *, seed: int = 0) -> tuple[Expectation, ...]:
-    """The truth of each output of a problem and the noise that is legitimate at `dtype`."""
+def expect(evaluate: Evaluate, dtype: str, *, exact: bool = False, seed: int = 0) -> tuple[Expectation, ...]:
+    """The truth of each output of a problem and the noise that is legitimate at `dtype` (none when `exact`)."""
     truths = evaluate(Exact(dtype))
-    if not any(is_float(truth.dtype) for truth in truths):
+    if exact or not any(is_float(truth.dtype) for truth in truths):
         return tuple(Expectation(truth, None) for truth in truths)
     readings: list[Exact] = [InFormat(dtype)]
     readings += [Unsteady(dtype, seed + index) for index in range(UNSTEADY_SAMPLES)]
@@ -81,14 +83,26 @@ def expect(evaluate: Evaluate, dtype: str, *, seed: int = 0) -> tuple[Expectatio
     pairs += [(evaluate(rounded), evaluate(exact)) for rounded, exact in nearby]
     expectations = []
     for index, truth in enumerate(truths):
+        if not is_float(truth.dtype):
+            expectations.append(Expectation(truth, None))
+            continue
         noise = rounding_noise(truth, dtype)
         for sample, reference in pairs:
-            error = Norms.of(sample[index] - reference[index])
+            error = Norms.of(np.where(_chosen_alike(sample, reference), sample[index] - reference[index], 0))
             if not np.isfinite(error.maximum):
                 raise ValueError(f"the inputs of this problem do not fit {dtype}: the specification overflows in it")
             noise = noise.larger(error)
         expectations.append(Expectation(truth, noise))
     return tuple(expectations)
+
+
+def _chosen_alike(sample: Sequence[Array], reference: Sequence[Array]) -> Array | bool:
+    """Where two readings of a problem chose alike: true, or bools [..., 1] when some of its outputs are integers."""
+    alike: Array | bool = True
+    for ours, theirs in zip(sample, reference, strict=True):
+        if not is_float(ours.dtype):
+            alike = alike & np.all(ours == theirs, axis=-1, keepdims=True)
+    return alike
 
 
 def rounding_noise(truth: Array, dtype: str) -> Norms:
@@ -162,7 +176,9 @@ def failure(kind: Kind, sentence: str, *, worst: str = "") -> Judgement:
 
 
 def _judge_exactly(output: Array, truth: Array, axes: str) -> Judgement:
-    wrong = output != truth
+    wrong = output.astype(truth.dtype) != truth
+    if is_float(truth.dtype):
+        wrong &= ~(np.isnan(output.astype(truth.dtype)) & np.isnan(truth))
     if not wrong.any():
         return Judgement(verdict="pass", share=0.0)
     sentence = f"{np.count_nonzero(wrong)} of {truth.size} entries differ"

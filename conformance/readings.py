@@ -74,7 +74,7 @@ class Exact:
         cast = self.cast_angles if name == "rope_cos_sin" else self.cast
         options = {key: cast(value) for key, value in options.items()}
         if "dtype" in signature(VOCABULARY[name]).parameters:
-            options["dtype"] = self.angle_format
+            options.setdefault("dtype", self.angle_format)
         return self.widen(VOCABULARY[name](*map(cast, values), **options))
 
     def ops(self) -> Ops:

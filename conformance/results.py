@@ -14,23 +14,36 @@ from conformance.calls import Misbehaved
 from conformance.judge import failure
 from refimpl.numerics import LowPrecision, is_float
 
-PAIRS = ("rope_cos_sin",)
-INTEGERS = ("token_order",)
-BOOLS = ("padding_mask", "causal_mask", "sliding_window_mask", "chunked_mask", "attention_mask")
+ROUTERS = (
+    "top_k_softmax_router",
+    "softmax_top_k_router",
+    "softcapped_softmax_router",
+    "sigmoid_router",
+    "top_k_sigmoid_router",
+)
+# The kinds of a function's results, one a result; a single float where nothing else is said.
+KINDS: dict[str, tuple[str, ...]] = {
+    "rope_cos_sin": ("float", "float"),
+    **dict.fromkeys(ROUTERS, ("integer", "float")),
+    **dict.fromkeys(("token_order", "ring_order"), ("integer",)),
+    **dict.fromkeys(("padding_mask", "causal_mask", "sliding_window_mask", "chunked_mask", "attention_mask"), ("bool",)),
+}
 # Entries; no result of the suite comes near it, while a broadcast view may claim to have any number of them.
 LARGEST = 2**24
 
 
 def check_result(function: str, result: Any) -> None:
     """Misbehaved when `result` is nothing that `function` can return."""
-    if function not in PAIRS and isinstance(result, tuple):
+    kinds = KINDS.get(function, ("float",))
+    if len(kinds) == 1 and isinstance(result, tuple):
         raise Misbehaved(failure("shape", f"{function} returned {len(result)} arrays in a tuple but needs one by itself"))
-    if function in PAIRS and isinstance(result, (tuple, np.ndarray)):
+    if len(kinds) > 1 and isinstance(result, (tuple, np.ndarray)):
         found = len(result) if isinstance(result, tuple) else 1
-        if found != 2 or not isinstance(result, tuple):
-            raise Misbehaved(failure("shape", f"{function} returned {found} arrays but needs a tuple of 2"))
-    for array in result if isinstance(result, tuple) else (result,):
-        check_array(array, function, _kind(function))
+        if found != len(kinds) or not isinstance(result, tuple):
+            raise Misbehaved(failure("shape", f"{function} returned {found} arrays but needs a tuple of {len(kinds)}"))
+    arrays = result if isinstance(result, tuple) else (result,) * len(kinds)
+    for array, kind in zip(arrays, kinds, strict=True):
+        check_array(array, function, kind)
 
 
 def check_array(array: Any, function: str, kind: str = "float") -> None:
@@ -45,9 +58,3 @@ def check_array(array: Any, function: str, kind: str = "float") -> None:
 
 
 _NEEDED = {"float": "a float format", "integer": "an integer format", "bool": "bool"}
-
-
-def _kind(function: str) -> str:
-    if function in BOOLS:
-        return "bool"
-    return "integer" if function in INTEGERS else "float"

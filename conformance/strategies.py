@@ -86,6 +86,18 @@ def _yarn(draw: st.DrawFn) -> Parameters:
 
 
 @st.composite
+def _grok_yarn(draw: st.DrawFn) -> Parameters:
+    required = draw(_frequencies(factor=FACTORS, original_max_position_embeddings=LENGTHS))
+    optional = _present(
+        beta_fast=st.sampled_from([8.0, 64.0]),
+        beta_slow=st.sampled_from([0.5, 2.0]),
+        extrapolation_factor=st.sampled_from([0.0, 0.75]),
+        blend=st.just("log"),
+    )
+    return {**required, **draw(optional)}
+
+
+@st.composite
 def _rotated(draw: st.DrawFn) -> Parameters:
     half, rest = draw(st.integers(1, 8)), draw(st.integers(0, 7))
     return {
@@ -145,6 +157,7 @@ def _attention(draw: st.DrawFn) -> Parameters:
     )
     scores = _present(
         softcap=st.sampled_from([2.0, 5.0, 50.0]),
+        temperature=st.just(True),
         sinks=st.just(True),
         bias=st.sampled_from(["full", "keys"]),
         order=st.sampled_from(PLACES),
@@ -159,6 +172,55 @@ def _pointwise(**optional: st.SearchStrategy[Any]) -> st.SearchStrategy[Paramete
     return _and(shapes, _present(**optional))
 
 
+@st.composite
+def _routed(draw: st.DrawFn, /, **options: st.SearchStrategy[Any]) -> Parameters:
+    experts = draw(st.integers(1, 9))
+    shape = {"front": draw(FRONTS), "experts": experts, "top_k": draw(st.integers(1, min(experts, 4)))}
+    return {**shape, **draw(st.fixed_dictionaries(options)), **draw(_present(ties=st.just(True)))}
+
+
+def _hiding(**options: st.SearchStrategy[Any]) -> st.SearchStrategy[Parameters]:
+    """Routers of which some experts are hidden."""
+    return st.one_of(_routed(**options), _and(_routed(**options), _sizes(shown=(1, 3))))
+
+
+@st.composite
+def _sigmoid_routed(draw: st.DrawFn) -> Parameters:
+    groups, size = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    top_groups = draw(st.integers(1, groups))
+    sizes: Parameters = {"front": draw(FRONTS), "experts": groups * size}
+    sizes["top_k"] = draw(st.integers(1, min(size * top_groups, 4)))
+    grouping = {"groups": groups, "top_groups": top_groups} if groups > 1 else {}
+    options = _present(
+        bias=st.sampled_from([None, 0.3, 2.0]),
+        renormalise=st.just(False),
+        scaling_factor=st.sampled_from([0.5, 2.5]),
+        eps=st.just(0.5),
+    )
+    return {**sizes, **grouping, **draw(options)}
+
+
+@st.composite
+def _experts(draw: st.DrawFn) -> Parameters:
+    experts = draw(st.integers(1, 5))
+    sizes = {"front": draw(FRONTS), "width": draw(st.integers(1, 8)), "inner": draw(st.integers(1, 8)), "experts": experts}
+    sizes["top_k"] = draw(st.integers(1, experts))
+    clamped = {"alpha": st.sampled_from([1.0, 1.702]), "limit": st.sampled_from([0.75, 7.0])}
+    activation: st.SearchStrategy[Parameters] = st.one_of(
+        st.fixed_dictionaries({"activation": st.sampled_from(["silu", "gelu", "gelu_tanh"])}),
+        st.fixed_dictionaries({"activation": st.just("clamped_swiglu"), **clamped}),
+    )
+    biases = st.sampled_from([("down_bias",), ("gate_bias", "up_bias"), ("gate_bias", "up_bias", "down_bias")])
+    return {**sizes, **draw(activation), **draw(_present(biases=biases, scale_input=st.just(True), choice=st.just("same")))}
+
+
+@st.composite
+def _ring(draw: st.DrawFn) -> Parameters:
+    order = draw(st.sampled_from([name for name in PLACES if name not in ("shuffled", "empty")]))
+    return {**draw(_sizes(batch=(1, 3), past=(0, 12), new=(1, 9), window=(1, 6), heads=(1, 2), width=(1, 3))), "order": order}
+
+
+FRONTS = st.lists(st.integers(1, 3), min_size=1, max_size=2).map(tuple)
 TANH = st.just("tanh")
 _PARAMETERS: dict[str, Callable[[], st.SearchStrategy[Parameters]]] = {
     "rms_norm": _rms_norm,
@@ -168,12 +230,26 @@ _PARAMETERS: dict[str, Callable[[], st.SearchStrategy[Parameters]]] = {
     "linear_rope_frequencies": lambda: _frequencies(factor=FACTORS),
     "llama3_rope_frequencies": _llama3,
     "yarn_rope_frequencies": _yarn,
+    "grok_yarn_rope_frequencies": _grok_yarn,
+    "theta_scaled_rope_frequencies": lambda: _frequencies(factor=FACTORS, original_max_position_embeddings=LENGTHS),
     "rope_cos_sin": lambda: _and(
         _sizes(batch=(1, 3), length=(1, 7), pairs=(1, 20)),
         _present(farthest=st.sampled_from([0, 5000, 100000]), attention_factor=st.sampled_from([0.5, 1.375])),
     ),
     "rotary_embedding": _rotated,
     "position_embedding": lambda: _sizes(batch=(1, 3), length=(2, 7), table=(1, 9), width=(1, 9), padding=(0, 1)),
+    "log_length_temperature": lambda: _and(
+        _sizes(batch=(1, 3), length=(1, 7)),
+        st.fixed_dictionaries({"farthest": st.sampled_from([30, 100_000]), "length_of_one": st.sampled_from([2, 4, 1024])}),
+    ),
+    "log_floor_temperature": lambda: _and(
+        _and(_sizes(batch=(1, 3), length=(1, 7)), _present(offset=st.sampled_from([0, 1]))),
+        st.fixed_dictionaries({"farthest": st.just(300), "scale": st.sampled_from([0.1, 1.0]), "floor": st.integers(1, 40)}),
+    ),
+    "ring_order": lambda: _and(
+        _sizes(batch=(1, 3), length=(1, 12), window=(1, 6)), st.fixed_dictionaries({"order": st.sampled_from(PLACES)})
+    ),
+    "ring_append": _ring,
     "token_order": lambda: _and(
         _sizes(batch=(1, 4), length=(1, 12)),
         st.fixed_dictionaries({"padding": st.sampled_from(["left", "right", "anywhere"])}),
@@ -194,6 +270,24 @@ _PARAMETERS: dict[str, Callable[[], st.SearchStrategy[Parameters]]] = {
     "gelu": lambda: _pointwise(approximate=TANH),
     "swiglu": _pointwise,
     "geglu": lambda: _pointwise(approximate=TANH),
+    "clamped_swiglu": lambda: st.fixed_dictionaries(
+        {"shape": SHAPES, "alpha": st.sampled_from([0.5, 1.0, 1.702]), "limit": st.sampled_from([0.5, 1.5, 7.0])}
+    ),
+    "sigmoid": _pointwise,
+    "sigmoid_gate": lambda: st.fixed_dictionaries({"shape": SHAPES, "wide": st.booleans()}),
+    "top_k_softmax_router": _hiding,
+    "softmax_top_k_router": lambda: _hiding(renormalise=st.booleans()),
+    "softcapped_softmax_router": lambda: _routed(softcap=st.sampled_from([2.0, 30.0])),
+    "sigmoid_router": _sigmoid_routed,
+    "top_k_sigmoid_router": _hiding,
+    "routed_experts": _experts,
+    "mxfp4_decode": lambda: st.fixed_dictionaries(
+        {
+            "front": st.lists(st.integers(1, 3), max_size=2).map(tuple),
+            "blocks": st.integers(1, 4),
+            "reach": st.sampled_from(["middle", "lowest", "highest", "whole", "nan"]),
+        }
+    ),
     "embedding": lambda: _and(
         _sizes(batch=(1, 3), length=(1, 7), vocabulary=(1, 30), width=(1, 12)), _present(scale=st.sampled_from([3.5, 12**0.5]))
     ),

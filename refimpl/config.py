@@ -45,22 +45,30 @@ class Config:
     which ones fell back to the class default of the architecture.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], model_type: str | None = None) -> None:
         odd = [key for key in values if not isinstance(key, str)]
         if odd:
             raise ValueError(f"config: a key is {odd[0]!r} but keys are strings")
         self.values = dict(values)
+        self._model_type = model_type
         self.taken: dict[str, Any] = {}
         self.absent: dict[str, Any] = {}
         self.ignored: list[str] = []
         self.inner: dict[str, Config] = {}
+        self._class_defaults: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
-        return str(self.values.get("model_type"))
+        return str(self.values.get("model_type", self._model_type))
+
+    def assume(self, **class_defaults: Any) -> None:
+        """What absent keys mean to an architecture whose releases leave them out; it wins over the default of a reader."""
+        self._class_defaults.update(class_defaults)
 
     def require(self, key: str, kind: type[T]) -> T:
-        """The value of a key that must be there."""
+        """The value of a key that must be there, unless it has a class default."""
+        if key in self._class_defaults:
+            return self.take(key, kind, self._class_defaults[key])
         if key not in self.values:
             raise ValueError(f"config: key {key!r} is missing and {self.name!r} needs it ({kind.__name__})")
         return self._typed(key, self.values[key], kind)
@@ -68,12 +76,13 @@ class Config:
     def take(self, key: str, kind: type[T], default: T) -> T:
         """The value of a key, or `default`, the architecture's own, when it is absent."""
         if key not in self.values:
-            self.absent[key] = default
-            return default
+            self.absent[key] = self._class_defaults.get(key, default)
+            return self.absent[key]
         return self._typed(key, self.values[key], kind)
 
     def optional(self, key: str, kind: type[T], default: T | None = None) -> T | None:
         """As `take`, where null is a value of its own."""
+        default = self._class_defaults.get(key, default)
         if self.values.get(key, default) is None:
             self._note(key, None)
             return None
@@ -113,7 +122,7 @@ class Config:
     def nested(self, key: str, model_type: str) -> Config:
         """The configuration of a part of the model, an object under `key`; its `model_type` is the given one if it has none."""
         values = self.require(key, dict)
-        self.inner[key] = Config({"model_type": model_type, **values})
+        self.inner[key] = Config(values, model_type)
         return self.inner[key]
 
     def ignore(self, *keys: str) -> None:

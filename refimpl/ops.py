@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.layers import VOCABULARY
-from refimpl.numerics import Array, float_format, is_float, low_precision, plain, scalar_like
+from refimpl.numerics import Array, LazyArray, float_format, is_float, low_precision, plain, scalar_like
 from refimpl.shapes import check_counts, check_numbers
 
 
@@ -156,7 +156,8 @@ class Replaced(Wrapper):
 class Rounded(Wrapper):
     """Low precision as a released model computes it: every weight and every result rounded to `dtype`.
 
-    Angles are the exception, as in every release: positions and frequencies stay in float32 until cos and sin are made.
+    Two exceptions, as in every release: positions and frequencies stay in float32 until cos and sin are made, and so do the
+    correction biases of routers.
     """
 
     def __init__(self, inner: Ops, dtype: str) -> None:
@@ -165,7 +166,9 @@ class Rounded(Wrapper):
 
     def call(self, name: str, *values: Any, **options: Any) -> Any:
         if name != "rope_cos_sin":
-            values = tuple(self._round(value) for value in values)
+            correction_bias = values[1:] if name == "sigmoid_router" else ()
+            values = tuple(self._round(value) for value in values[: len(values) - len(correction_bias)])
+            values += tuple(bias.astype(np.float32) for bias in correction_bias)
             options = {key: self._round(value) for key, value in options.items()}
         result = super().call(name, *values, **options)
         return tuple(map(self._round, result)) if isinstance(result, tuple) else self._round(result)
@@ -173,4 +176,15 @@ class Rounded(Wrapper):
     def _round(self, value: Any) -> Any:
         if isinstance(value, np.ndarray) and is_float(value.dtype):
             return low_precision(plain(value), self.dtype)
-        return value
+        return RoundedStack(value, self.dtype) if isinstance(value, LazyArray) else value
+
+
+class RoundedStack(LazyArray):
+    """A lazy stack of which each entry is rounded to `precision` when it is read."""
+
+    def __init__(self, stack: LazyArray, precision: np.dtype[Any]) -> None:
+        self.shape, self.dtype = stack.shape, np.dtype(np.float32)
+        self._stack, self._precision = stack, precision
+
+    def __getitem__(self, index: Any) -> Array:
+        return low_precision(self._stack[index], self._precision)

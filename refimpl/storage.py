@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -22,6 +22,7 @@ STORED_FLOATS = ("F64", "F32", "F16", "BF16")
 STORED_BYTES = ("U8",)
 
 Shape = tuple[int, ...]
+Slices = Mapping[str, tuple[str, ...]]  # a tensor that a checkpoint splits over ranks -> its slices
 Read = Callable[[str], Array]
 
 
@@ -51,6 +52,10 @@ class Stored(ABC):
     @abstractmethod
     def write(self, array: Array, tensors: dict[str, Array]) -> None:
         """Put the parameter into `tensors`, the ones on disk, of which missing ones are made."""
+
+    def split(self, slices: Slices) -> Stored:
+        """The recipe in a checkpoint that splits some tensors; the same unless it says that its tensor may be one of them."""
+        return self
 
 
 class View(Stored):
@@ -122,6 +127,9 @@ class Part(View):
     def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
         return self._of(self.source.entry(tensor, dtype, index))
 
+    def split(self, slices: Slices) -> Stored:
+        return replace(self, source=self.source.split(slices))
+
     def view(self, tensors: dict[str, Array], shape: Shape, dtype: np.dtype[Any]) -> Array:
         if not isinstance(self.source, View):
             raise ValueError(f"a part of a {type(self.source).__name__} cannot be written by itself")
@@ -155,6 +163,9 @@ class Stacked(Stored):
         for source, entry in zip(self.sources, array, strict=True):
             source.write(entry, tensors)
 
+    def split(self, slices: Slices) -> Stored:
+        return Stacked(tuple(source.split(slices) for source in self.sources))
+
 
 @dataclass(frozen=True)
 class Joined(Stored):
@@ -182,27 +193,53 @@ class Joined(Stored):
 
 
 @dataclass(frozen=True)
-class Mxfp4(Stored):
-    """Blocks and scales of `mxfp4_decode`, along the last axis."""
+class Sharded(Stored):
+    """A tensor as it is, which a checkpoint may instead split along one axis, over as many ranks as it has."""
 
-    blocks: str
-    scales: str
+    name: str
+    axis: int
+
+    def leaves(self, shape: Shape) -> dict[str, Leaf]:
+        return Tensor(self.name).leaves(shape)
+
+    def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
+        return Tensor(self.name).read(tensor, dtype)
+
+    def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
+        return Tensor(self.name).entry(tensor, dtype, index)
+
+    def write(self, array: Array, tensors: dict[str, Array]) -> None:
+        Tensor(self.name).write(array, tensors)
+
+    def split(self, slices: Slices) -> Stored:
+        found = slices.get(self.name)
+        return Joined(tuple(map(Tensor, found)), self.axis) if found else Tensor(self.name)
+
+
+@dataclass(frozen=True)
+class Mxfp4(Stored):
+    """Blocks and scales of `mxfp4_decode`, along the last axis; both may be parts of fused tensors."""
+
+    blocks: View
+    scales: View
 
     def leaves(self, shape: Shape) -> dict[str, Leaf]:
         if shape[-1] % BLOCK:
-            raise ValueError(f"storage: MXFP4 needs a multiple of {BLOCK} entries a row, but {self.blocks!r} has {shape[-1]}")
+            raise ValueError(f"storage: MXFP4 needs rows of a multiple of {BLOCK} entries, but a parameter has shape {shape}")
         scales = (*shape[:-1], shape[-1] // BLOCK)
-        return {self.blocks: Leaf((*scales, BLOCK // 2), STORED_BYTES), self.scales: Leaf(scales, STORED_BYTES)}
+        leaves = {**self.blocks.leaves((*scales, BLOCK // 2)), **self.scales.leaves(scales)}
+        return {name: Leaf(leaf.shape, STORED_BYTES) for name, leaf in leaves.items()}
 
     def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
-        return mxfp4_decode(tensor(self.blocks), tensor(self.scales), dtype=dtype)
+        return mxfp4_decode(self.blocks.read(tensor, dtype), self.scales.read(tensor, dtype), dtype=dtype)
 
     def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
-        blocks, scales = (np.asarray(tensor(name)[index]) for name in (self.blocks, self.scales))
-        return mxfp4_decode(blocks, scales, dtype=dtype)
+        return mxfp4_decode(self.blocks.entry(tensor, dtype, index), self.scales.entry(tensor, dtype, index), dtype=dtype)
 
     def write(self, array: Array, tensors: dict[str, Array]) -> None:
-        tensors[self.blocks], tensors[self.scales] = mxfp4_encode(array.astype(np.float64))
+        blocks, scales = mxfp4_encode(array.astype(np.float64))
+        self.blocks.write(blocks, tensors)
+        self.scales.write(scales, tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +259,10 @@ class Layout:
         return {
             name: leaf for parameter, shape in shapes.items() for name, leaf in self.sources[parameter].leaves(shape).items()
         }
+
+    def split(self, slices: Slices) -> Layout:
+        """The layout in a checkpoint that splits the tensors of `slices`."""
+        return replace(self, sources={name: source.split(slices) for name, source in self.sources.items()})
 
     def ignores(self, name: str) -> bool:
         """Whether the tensor `name` is none of the model's."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from refimpl.blueprint import Blueprint
 from refimpl.checkpoint import Checkpoint, CheckpointError
+from refimpl.checkpoint.tensor_parallel import slices_of
 from refimpl.numerics import COMPUTE_FORMATS, Array, LazyArray, float_format
 from refimpl.storage import Layout, Leaf, Stored
 
@@ -104,9 +105,14 @@ def find_layout(blueprint: Blueprint, checkpoint: Checkpoint) -> Layout:
 
     CheckpointError that names what does not fit the layout of which the most tensors are there.
     """
+    _check_quantisation(blueprint, checkpoint)
     shapes = blueprint.parameters()
-    candidates = [(layout, layout.leaves(shapes)) for layout in blueprint.layouts]
-    layout, leaves = min(candidates, key=lambda pair: sum(name not in checkpoint.tensors for name in pair[1]))
+    slices = slices_of(checkpoint.tensors)
+    try:
+        candidates = [(layout, layout.leaves(shapes)) for layout in (known.split(slices) for known in blueprint.layouts)]
+    except ValueError as error:  # so many ranks cannot share a weight
+        raise CheckpointError(f"{checkpoint.directory}: {error}") from None
+    layout, leaves = max(candidates, key=lambda pair: _fit(checkpoint, pair[1]))
     missing = [name for name in leaves if name not in checkpoint.tensors]
     if missing:
         raise CheckpointError(f"{checkpoint.directory}: {_listed('tensor', missing)} missing")
@@ -119,6 +125,22 @@ def find_layout(blueprint: Blueprint, checkpoint: Checkpoint) -> Layout:
     if surplus:
         raise CheckpointError(f"{checkpoint.directory}: {_listed('tensor', surplus)} not part of {blueprint.architecture!r}")
     return layout
+
+
+def _fit(checkpoint: Checkpoint, leaves: Mapping[str, Leaf]) -> tuple[bool, int]:
+    """Whether every tensor of a layout is there, and how many are."""
+    there = sum(name in checkpoint.tensors for name in leaves)
+    return there == len(leaves), there
+
+
+def _check_quantisation(blueprint: Blueprint, checkpoint: Checkpoint) -> None:
+    """A blueprint may be that of a release whose stored format has no recipe."""
+    quantised = blueprint.config.get("quantization_config") or {}
+    if quantised.get("quant_method") == "fp8":
+        raise CheckpointError(
+            f"{checkpoint.directory}: quantization_config says that weights are stored in fp8 with scales, which is not "
+            f"supported; {blueprint.architecture!r} is read from weights in bfloat16, float16 or float32"
+        )
 
 
 def _check_tensor(blueprint: Blueprint, checkpoint: Checkpoint, name: str, leaf: Leaf) -> None:

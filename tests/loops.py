@@ -28,6 +28,7 @@ def attention(
     *,
     scale: float,
     softcap: float | None = None,
+    temperature: np.ndarray | None = None,
     sinks: np.ndarray | None = None,
     bias: np.ndarray | None = None,
     q_order: np.ndarray | None = None,
@@ -48,6 +49,8 @@ def attention(
                 logit = scale * math.fsum(x * z for x, z in zip(q[b, t, h].tolist(), k[b, s, g].tolist(), strict=True))
                 if softcap is not None:
                     logit = softcap * math.tanh(logit / softcap)
+                if temperature is not None:
+                    logit *= float(temperature[b, t])
                 weights[s] = logit + float(full_bias[b, h, t, s])
         if not weights:
             continue

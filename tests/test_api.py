@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import refimpl
-from refimpl.layers import VOCABULARY, attention_online, yarn_attention_factor
+from refimpl.layers import VOCABULARY, attention_online, expert_mixture, mxfp4_encode, yarn_attention_factor
 
 TESTS = Path(__file__).parent
-FUNCTIONS = [*VOCABULARY.values(), attention_online, yarn_attention_factor]
+FUNCTIONS = [*VOCABULARY.values(), attention_online, expert_mixture, mxfp4_encode, yarn_attention_factor]
 
 
 def test_the_contract_names_exist() -> None:

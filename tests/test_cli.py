@@ -98,6 +98,19 @@ def test_lint_tells_the_switches_and_fails_on_an_unknown_key(call, tmp_path: Pat
     assert "did you mean 'sliding_window'" in out
 
 
+def test_lint_names_the_keys_of_an_object_inside_by_their_path(call, tmp_path: Path) -> None:
+    path, values = tmp_path / "config.json", refimpl.api.read_config("google/gemma-3-27b-it")
+    path.write_text(json.dumps(values))
+    code, out, _ = call("lint", path, "--json")
+    kinds = {row["key"]: row["kind"] for row in json.loads(out)}
+    assert code == 0
+    assert (kinds["text_config.hidden_size"], kinds["model_type"]) == ("used", "ignored")
+    path.write_text(json.dumps({**values, "text_config": {**values["text_config"], "hidden_sise": 4}}))
+    code, out, _ = call("lint", path)
+    assert code == 1
+    assert "unknown key 'hidden_sise'" in out
+
+
 def test_export_writes_a_graph(call, checkpoint: Path) -> None:
     code, out, _ = call("export", checkpoint, "-o", checkpoint / "model.onnx", "--verify")
     assert code == 0

@@ -6,6 +6,7 @@ import pytest
 
 import refimpl
 from refimpl.config import HARMLESS, NEUTRAL, Config
+from refimpl.lint import Finding, lint
 
 
 def config(**values: object) -> Config:
@@ -128,10 +129,107 @@ class TestFinish:
         assert (read.taken, read.absent) == ({"a": 1, "b": None}, {"d": 4})
         assert sorted(read.ignored) == ["c", "model_type", "use_cache"]
 
+    def test_class_defaults_fill_what_is_absent_and_nothing_else(self) -> None:
+        read = config(a=1, e=None)
+        read.assume(a=2, b=3, c=4.0, d=5, e=6)
+        found = read.require("a", int), read.require("b", int), read.take("c", float, 7.0), read.optional("d", int)
+        assert found == (1, 3, 4.0, 5)
+        assert read.optional("e", int) is None
+        assert (read.taken, read.absent) == ({"a": 1, "e": None}, {"b": 3, "c": 4.0, "d": 5})
+
     def test_does_not_change_what_it_was_given(self) -> None:
         values = {"model_type": "toy", "a": 1}
         Config(values).require("a", int)
         assert values == {"model_type": "toy", "a": 1}
+
+
+class TestNested:
+    def test_an_object_inside_is_a_configuration_of_its_own(self) -> None:
+        outer = config(text_config={"model_type": "toy_text", "width": 3, "use_cache": True}, width=4)
+        inner = outer.nested("text_config", "another")
+        assert (inner.name, inner.require("width", int)) == ("toy_text", 3)
+        inner.finish()
+        outer.require("width", int)
+        outer.finish()
+
+    def test_its_model_type_is_the_given_one_where_it_has_none(self) -> None:
+        inner = config(text_config={}).nested("text_config", "toy_text")
+        with pytest.raises(ValueError, match=r"^config: key 'width' is missing and 'toy_text' needs it \(int\)$"):
+            inner.require("width", int)
+
+    def test_a_key_that_nobody_read_inside_is_an_error_inside_alone(self) -> None:
+        outer = config(text_config={"widht": 3})
+        inner = outer.nested("text_config", "toy_text")
+        inner.take("width", int, 4)
+        with pytest.raises(
+            ValueError, match=r"^config: unknown key 'widht' \(value 3\) for 'toy_text'; did you mean 'width'\?$"
+        ):
+            inner.finish()
+        outer.finish()
+
+    @pytest.mark.parametrize("value", [None, [], "x", 3])
+    def test_something_else_than_an_object_is_one_sentence(self, value: object) -> None:
+        with pytest.raises(ValueError, match=r"^config: text_config is .* but needs a dict$"):
+            config(text_config=value).nested("text_config", "toy_text")
+
+    def test_a_missing_object_is_one_sentence(self) -> None:
+        with pytest.raises(ValueError, match=r"^config: key 'text_config' is missing and 'toy' needs it \(dict\)$"):
+            config().nested("text_config", "toy_text")
+
+    def test_a_key_inside_that_is_no_string_is_one_sentence(self) -> None:
+        with pytest.raises(ValueError, match=r"^config: a key is 3 but keys are strings$"):
+            config(text_config={3: 4}).nested("text_config", "toy_text")
+
+    def test_does_not_change_what_it_was_given(self) -> None:
+        values = {"text_config": {"width": 3}}
+        Config(values).nested("text_config", "toy_text").require("width", int)
+        assert values == {"text_config": {"width": 3}}
+
+
+def read_toy(outer: Config) -> None:
+    """An architecture whose language model is an object inside, which has an object inside too."""
+    inner = outer.nested("text_config", "toy_text")
+    inner.require("width", int)
+    inner.take("depth", int, 2)
+    scaling = inner.nested("scaling", "toy_text")
+    scaling.require("factor", float)
+    for each in (scaling, inner, outer):
+        each.finish()
+
+
+class TestLintOfNestedConfigurations:
+    @pytest.fixture(autouse=True)
+    def toy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("refimpl.lint.reader", lambda _: read_toy)
+
+    TEXT = {"width": 3, "use_cache": True, "scaling": {"factor": 2.0}}  # noqa: RUF012
+
+    def test_keys_inside_are_named_by_their_path(self) -> None:
+        found = lint({"model_type": "toy", "text_config": self.TEXT})
+        expected = {
+            ("used", "text_config.width", 3),
+            ("used", "text_config.scaling.factor", 2.0),
+            ("default", "text_config.depth", 2),
+            ("ignored", "text_config.use_cache", True),
+            ("ignored", "model_type", "toy"),
+        }
+        assert {(finding.kind, finding.key, finding.value) for finding in found} == expected
+
+    def test_a_key_that_is_given_inside_is_ignored_inside(self) -> None:
+        found = lint({"model_type": "toy", "text_config": {"model_type": "toy_text", **self.TEXT}})
+        assert Finding(kind="ignored", key="text_config.model_type", value="toy_text") in found
+
+    def test_an_unknown_key_inside_is_an_error_and_the_rest_is_told(self) -> None:
+        found = lint({"model_type": "toy", "text_config": {**self.TEXT, "widht": 3}})
+        assert found[-1].kind == "error"
+        assert "unknown key 'widht' (value 3) for 'toy_text'; did you mean 'width'?" in found[-1].text
+        assert Finding(kind="used", key="text_config.width", value=3) in found
+
+    @pytest.mark.parametrize("text", [None, 3, {3: 4}])
+    def test_an_object_that_is_none_is_an_error(self, text: object) -> None:
+        found = lint({"model_type": "toy", "text_config": text})
+        assert found[-1].kind == "error"
+        assert found[-1].text.startswith("config: ")
 
 
 @pytest.mark.parametrize("change", [{"hidden_size": 10**400}, {"num_hidden_layers": 10**8}, {"sliding_window": 2**63}, {3: 4}])

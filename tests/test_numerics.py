@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from refimpl.numerics import (
     FORMATS,
+    LazyArray,
     LowPrecision,
     float32_inside,
     float_format,
@@ -26,6 +27,7 @@ from refimpl.numerics import (
     smallest_step,
     unit_roundoff,
 )
+from refimpl.shapes import check, check_floats
 from tests.tiny import normal
 
 BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
@@ -214,6 +216,38 @@ class TestFloat32Inside:
 
         assert float32_inside(documented).__doc__ == "Says something."
         assert float32_inside(documented).__name__ == "documented"
+
+
+class Counting(LazyArray):
+    """A stack of matrices that are made when they are read."""
+
+    def __init__(self, *shape: int, dtype: str = "float64") -> None:
+        self.shape, self.dtype, self.reads = shape, np.dtype(dtype), 0
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        self.reads += 1
+        return np.full(self.shape[1:], index, self.dtype)
+
+
+class TestLazyArray:
+    def test_has_the_axes_of_its_shape(self) -> None:
+        stack = Counting(4, 2, 3)
+        assert (stack.ndim, len(stack)) == (3, 4)
+        assert stack[2].tolist() == [[2, 2, 2]] * 2
+
+    def test_is_checked_by_shape_and_format_without_being_read(self) -> None:
+        stack = Counting(4, 2, 3)
+        assert check("layer", stack=(stack, "EFD"), x=(np.ones((5, 3)), "...D")) == {"E": 4, "F": 2, "D": 3}
+        check_floats("layer", stack=stack, x=np.ones(3))
+        with pytest.raises(ValueError, match=r"^layer: stack has shape \(4, 2, 3\) but needs \[E, F\]$"):
+            check("layer", stack=(stack, "EF"))
+        with pytest.raises(ValueError, match=r"^layer: stack has dtype float32 but x has float64; they must be equal$"):
+            check_floats("layer", x=np.ones(3), stack=Counting(4, 2, 3, dtype="float32"))
+        assert stack.reads == 0
+
+    def test_needs_a_way_to_read_an_entry(self) -> None:
+        with pytest.raises(TypeError, match="__getitem__"):
+            LazyArray()  # type: ignore[abstract]
 
 
 class TestScalarLike:

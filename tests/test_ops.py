@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from refimpl.layers import VOCABULARY, rms_norm, silu
-from refimpl.numerics import LowPrecision, plain
+from refimpl.numerics import LazyArray, LowPrecision, plain
 from refimpl.ops import GLUE, NumpyOps, Ops, Replaced, Rounded, Traced, Wrapper
 from tests.tiny import normal
 
@@ -174,6 +174,27 @@ class TestRounded:
         angle = np.float32(1001) * np.float32(0.3)
         assert plain(cos).item() == to_bf16(math.cos(angle)).item()
         assert plain(sin).item() == to_bf16(math.sin(angle)).item()
+
+    def test_the_correction_bias_of_a_router_stays_in_float32(self) -> None:
+        for dtype in (np.float32, np.float64):
+            bias = np.array([3.0, 3.0 + 2.0**-12], dtype)
+            assert Rounded(NumpyOps(), "bfloat16").sigmoid_router(np.zeros((1, 2), dtype), bias, top_k=1)[0].tolist() == [[1]]
+
+    def test_a_lazy_stack_is_rounded_when_an_entry_is_read(self) -> None:
+        arrays = [normal(*shape, seed=i) for i, shape in enumerate([(3, 4), (5, 2, 4), (5, 2, 4), (5, 4, 2)])]
+        choices = np.array([[0], [4], [0]]), np.ones((3, 1))
+
+        class Stack(LazyArray):
+            def __init__(self, array: np.ndarray) -> None:
+                self.shape, self.dtype, self.array = array.shape, array.dtype, array
+
+            def __getitem__(self, index: Any) -> np.ndarray:
+                assert index in (0, 4)
+                return self.array[index]
+
+        ops, (x, *stacks) = Rounded(NumpyOps(), "bfloat16"), arrays
+        found = ops.routed_experts(x, *choices, *map(Stack, stacks))
+        np.testing.assert_array_equal(plain(found), plain(ops.routed_experts(x, *choices, *stacks)))
 
     def test_tokens_and_places_are_not_rounded(self) -> None:
         table = np.eye(1002, 2, dtype=np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,8 +14,11 @@ import pytest
 import refimpl
 from refimpl.blueprint import Blueprint
 from refimpl.checkpoint import CheckpointError, save_checkpoint
+from refimpl.numerics import plain
+from refimpl.ops import Rounded
+from refimpl.storage import Layout
 from refimpl.weights import RandomWeights
-from tests.tiny import qwen3, smollm3, tokens
+from tests.tiny import qwen3, smollm3, tokens, without
 
 CONFIG = qwen3(num_hidden_layers=2)
 TIED = smollm3(num_hidden_layers=2, no_rope_layers=[1, 0])
@@ -281,3 +285,51 @@ class TestMemory:
 
     def test_a_held_model_needs_all_layers(self, large: Path) -> None:
         assert self.peak(large, "hold") > 0.9 * LAYERS * LAYER_MB
+
+
+EXPERTS = {"num_experts": 9, "num_experts_per_tok": 2, "moe_intermediate_size": 5, "norm_topk_prob": True}
+
+
+class TestAlternativeLayouts:
+    CONFIG: dict[str, Any] = {**without(CONFIG, "intermediate_size"), "model_type": "qwen3_moe", **EXPERTS}  # noqa: RUF012
+    BLUEPRINT = refimpl.blueprint(CONFIG)
+    LAYOUTS = pytest.mark.parametrize("layout", BLUEPRINT.layouts, ids=["one-an-expert", "stacked"])
+
+    def tensors(self, layout: Layout) -> dict[str, np.ndarray]:
+        return layout.write(dict(RandomWeights(self.BLUEPRINT, "float32", seed=3)))
+
+    @LAYOUTS
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_each_gives_the_same_logits(self, tmp_path: Path, layout: Layout, stream: bool) -> None:
+        model = refimpl.load(saved(tmp_path / "m", self.CONFIG, self.tensors(layout)), stream=stream)
+        expected = refimpl.init(self.CONFIG, seed=3, dtype="float64")(tokens(2, 7))[0]
+        np.testing.assert_allclose(model(tokens(2, 7))[0], expected, rtol=1e-12, atol=1e-13)
+
+    @LAYOUTS
+    def test_streamed_in_low_precision_equals_held(self, tmp_path: Path, layout: Layout) -> None:
+        path = saved(tmp_path / "m", self.CONFIG, self.tensors(layout))
+        held, streamed = (refimpl.load(path, "float32", stream=stream) for stream in (False, True))
+        rounded = (model.with_ops(Rounded(model.ops, "bfloat16"))(tokens(2, 7))[0] for model in (held, streamed))
+        np.testing.assert_array_equal(*map(plain, rounded))
+
+    @pytest.mark.parametrize("kept", [1, 5, 8])
+    def test_missing_experts_are_named_as_in_the_layout_that_the_rest_is_of(self, tmp_path: Path, kept: int) -> None:
+        tensors = {
+            name: array
+            for name, array in self.tensors(self.BLUEPRINT.layouts[0]).items()
+            if ".experts." not in name or int(name.split(".experts.")[1].split(".")[0]) < kept
+        }
+        missing = rf"tensors are \('model\.layers\.0\.mlp\.experts\.{kept}\."
+        with pytest.raises(CheckpointError, match=rf"{(9 - kept) * 6} {missing}.*missing$"):
+            refimpl.load(saved(tmp_path / "m", self.CONFIG, tensors))
+
+    def test_a_missing_stack_is_named_too(self, tmp_path: Path) -> None:
+        tensors = self.tensors(self.BLUEPRINT.layouts[1])
+        del tensors["model.layers.1.mlp.experts.down_proj"]
+        with pytest.raises(CheckpointError, match=r"tensor 'model\.layers\.1\.mlp\.experts\.down_proj' is missing$"):
+            refimpl.load(saved(tmp_path / "m", self.CONFIG, tensors))
+
+    def test_two_layouts_at_once_are_surplus(self, tmp_path: Path) -> None:
+        tensors = {name: array for layout in self.BLUEPRINT.layouts for name, array in self.tensors(layout).items()}
+        with pytest.raises(CheckpointError, match=r"not part of 'qwen3_moe'$"):
+            refimpl.load(saved(tmp_path / "m", self.CONFIG, tensors))

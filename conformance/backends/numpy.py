@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import refimpl
+from conformance.readings import on_floats
 from refimpl.api import read_config
 from refimpl.layers import VOCABULARY
 from refimpl.numerics import FORMATS, is_float, low_precision, plain
@@ -47,6 +48,6 @@ def _in_dtype_of_inputs(function: Callable[..., Any]) -> Callable[..., Any]:
             return low_precision(value, narrow) if isinstance(value, np.ndarray) and is_float(value.dtype) else value
 
         result = function(*map(rounding, values), **{key: rounding(value) for key, value in options.items()})
-        return plain(result).astype(narrow)
+        return on_floats(lambda array: plain(array).astype(narrow), result)
 
     return evaluate

@@ -9,33 +9,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import warnings
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import numpy as np
 
-from conformance.backends.arrays import as_torch, from_torch
-
-Tensor = Any  # torch.Tensor, which may not be installed
-
-
-def _on_device(method: Callable[..., Any]) -> Callable[..., Any]:
-    """NumPy arrays outside, tensors on the backend's device inside."""
-
-    @wraps(method)
-    def call(self: TorchBackend, *values: Any, **options: Any) -> Any:
-        import torch
-
-        with torch.inference_mode():
-            result = method(self, *map(self._tensor, values), **{name: self._tensor(value) for name, value in options.items()})
-            return tuple(map(from_torch, result)) if isinstance(result, tuple) else from_torch(result)
-
-    return call
+from conformance.backends.on_device import Tensor, on_device, tensor_format, wide
+from conformance.backends.torch_experts import TorchExperts, clamped_swiglu
 
 
-class TorchBackend:
+class TorchBackend(TorchExperts):
     """The functions of `refimpl.layers` in torch, on one device."""
 
     dtypes = ("float64", "float32", "bfloat16", "float16")
@@ -62,35 +46,32 @@ class TorchBackend:
             return f"{self.name}: torch {torch.__version__} finds no CUDA device"
         return None
 
-    def _tensor(self, value: Any) -> Any:
-        return as_torch(value, self.device) if isinstance(value, np.ndarray) else value
-
-    @_on_device
+    @on_device
     def rms_norm(self, x: Tensor, weight: Tensor | None = None, *, eps: float, zero_centred: bool = False) -> Tensor:
         from torch.nn.functional import rms_norm
 
         if zero_centred and weight is not None:
-            return rms_norm(_wide(x), x.shape[-1:], 1 + _wide(weight), eps).to(x.dtype)
+            return rms_norm(wide(x), x.shape[-1:], 1 + wide(weight), eps).to(x.dtype)
         return rms_norm(x, x.shape[-1:], weight, eps)
 
-    @_on_device
+    @on_device
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, eps: float) -> Tensor:
         from torch.nn.functional import layer_norm
 
         return layer_norm(x, x.shape[-1:], weight, bias, eps)
 
-    @_on_device
+    @on_device
     def l2_norm(self, x: Tensor, *, eps: float) -> Tensor:
         # Not torch.nn.functional.normalize, which divides by max(length, eps).
-        wide = _wide(x)
-        return (wide * (wide.square().sum(-1, keepdim=True) + eps).rsqrt()).to(x.dtype)
+        rows = wide(x)
+        return (rows * (rows.square().sum(-1, keepdim=True) + eps).rsqrt()).to(x.dtype)
 
-    @_on_device
+    @on_device
     def rope_cos_sin(self, positions: Tensor, inv_freq: Tensor, *, attention_factor: float = 1.0) -> tuple[Tensor, Tensor]:
         angles = positions[:, :, None].to(inv_freq.dtype) * inv_freq
         return angles.cos() * attention_factor, angles.sin() * attention_factor
 
-    @_on_device
+    @on_device
     def rotary_embedding(self, x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
         import torch
 
@@ -102,42 +83,52 @@ class TorchBackend:
         rotated = torch.stack(pair, dim=-1).flatten(-2) if interleaved else torch.cat(pair, dim=-1)
         return torch.cat([rotated, rest], dim=-1)
 
-    @_on_device
+    @on_device
     def position_embedding(self, positions: Tensor, weight: Tensor) -> Tensor:
         from torch.nn.functional import embedding
 
         return embedding(positions.clamp(min=0), weight)
 
-    @_on_device
+    @on_device
+    def log_length_temperature(self, positions: Tensor, *, length: int, dtype: Any = np.float64) -> Tensor:
+        return positions.clamp(min=length).to(tensor_format(dtype)).log() / math.log(length)
+
+    @on_device
+    def log_floor_temperature(
+        self, positions: Tensor, *, scale: float, floor: int, offset: int = 1, dtype: Any = np.float64
+    ) -> Tensor:
+        return 1 + scale * ((positions + offset) // floor).to(tensor_format(dtype)).log1p()
+
+    @on_device
     def token_order(self, attention_mask: Tensor) -> Tensor:
         mask = attention_mask.long()
         return (mask.cumsum(-1) - 1).masked_fill(mask == 0, -1)
 
-    @_on_device
+    @on_device
     def padding_mask(self, q_order: Tensor, k_order: Tensor) -> Tensor:
         return _visible(q_order, k_order, causal=False)
 
-    @_on_device
+    @on_device
     def causal_mask(self, q_order: Tensor, k_order: Tensor) -> Tensor:
         return k_order[:, None, :] <= q_order[:, :, None]
 
-    @_on_device
+    @on_device
     def sliding_window_mask(self, q_order: Tensor, k_order: Tensor, *, window: int) -> Tensor:
         distance = q_order[:, :, None] - k_order[:, None, :]
         return (distance >= 0) & (distance < window)
 
-    @_on_device
+    @on_device
     def chunked_mask(self, q_order: Tensor, k_order: Tensor, *, chunk: int) -> Tensor:
         q, k = q_order[:, :, None], k_order[:, None, :]
         return (k <= q) & (k // chunk == q // chunk)
 
-    @_on_device
+    @on_device
     def attention_mask(
         self, q_order: Tensor, k_order: Tensor, *, causal: bool = True, window: int | None = None, chunk: int | None = None
     ) -> Tensor:
         return _visible(q_order, k_order, causal=causal, window=window, chunk=chunk)
 
-    @_on_device
+    @on_device
     def attention(
         self,
         q: Tensor,
@@ -149,12 +140,18 @@ class TorchBackend:
         window: int | None = None,
         chunk: int | None = None,
         softcap: float | None = None,
+        temperature: Tensor | None = None,
         sinks: Tensor | None = None,
         bias: Tensor | None = None,
         q_order: Tensor | None = None,
         k_order: Tensor | None = None,
     ) -> Tensor:
-        """`scaled_dot_product_attention`; with a softcap or sinks, which it lacks, `flex_attention`."""
+        """`scaled_dot_product_attention`; with a softcap or sinks, which it lacks, `flex_attention`.
+
+        Without a softcap the temperature multiplies the queries, as models do that have one.
+        """
+        if temperature is not None and softcap is None:
+            q, temperature = q * temperature[:, :, None, None], None
         q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
         masked = window is not None or chunk is not None or q_order is not None or k_order is not None
         if softcap is None and sinks is None and bias is None and not masked and (not causal or q.shape[2] == k.shape[2]):
@@ -165,50 +162,62 @@ class TorchBackend:
             visible = visible[:, None]
             mask = visible if bias is None else bias.expand(*q.shape[:3], k.shape[2]).masked_fill(~visible, -float("inf"))
             return _sdpa(q, k, v, scale=scale, attn_mask=mask)
-        return _flex(q, k, v, visible, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
+        return _flex(q, k, v, visible, scale=scale, softcap=softcap, temperature=temperature, sinks=sinks, bias=bias)
 
-    @_on_device
+    @on_device
     def soft_cap(self, x: Tensor, *, cap: float) -> Tensor:
         return _soft_cap(x, cap)
 
-    @_on_device
+    @on_device
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         from torch.nn.functional import linear
 
         return linear(x, weight, bias)
 
-    @_on_device
+    @on_device
     def silu(self, x: Tensor) -> Tensor:
         from torch.nn.functional import silu
 
         return silu(x)
 
-    @_on_device
+    @on_device
     def gelu(self, x: Tensor, *, approximate: str = "none") -> Tensor:
         from torch.nn.functional import gelu
 
         return gelu(x, approximate=approximate)
 
-    @_on_device
+    @on_device
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
         from torch.nn.functional import silu
 
         return silu(gate) * up
 
-    @_on_device
+    @on_device
     def geglu(self, gate: Tensor, up: Tensor, *, approximate: str = "none") -> Tensor:
         from torch.nn.functional import gelu
 
         return gelu(gate, approximate=approximate) * up
 
-    @_on_device
+    @on_device
+    def clamped_swiglu(self, gate: Tensor, up: Tensor, *, alpha: float, limit: float) -> Tensor:
+        return clamped_swiglu(gate, up, alpha=alpha, limit=limit)
+
+    @on_device
+    def sigmoid(self, x: Tensor) -> Tensor:
+        return x.sigmoid()
+
+    @on_device
+    def sigmoid_gate(self, x: Tensor, gate: Tensor) -> Tensor:
+        return gate.sigmoid() * x
+
+    @on_device
     def embedding(self, tokens: Tensor, weight: Tensor, *, scale: float | None = None) -> Tensor:
         from torch.nn.functional import embedding
 
         rows = embedding(tokens, weight)
         return rows if scale is None else rows * weight.new_tensor(scale)
 
-    @_on_device
+    @on_device
     def lm_head(self, x: Tensor, weight: Tensor, *, scale: float | None = None, softcap: float | None = None) -> Tensor:
         from torch.nn.functional import linear
 
@@ -216,11 +225,6 @@ class TorchBackend:
         if scale is not None:
             logits = logits * scale
         return logits if softcap is None else _soft_cap(logits, softcap)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In float32 where `x` is narrower."""
-    return x.float() if x.itemsize < 4 else x
 
 
 def _soft_cap(x: Tensor, cap: float | Tensor) -> Tensor:
@@ -265,6 +269,7 @@ def _flex(
     *,
     scale: float,
     softcap: float | None,
+    temperature: Tensor | None,
     sinks: Tensor | None,
     bias: Tensor | None,
 ) -> Tensor:
@@ -282,6 +287,7 @@ def _flex(
 
     def score(logit: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         logit = logit if softcap is None else _soft_cap(logit, softcap)
+        logit = logit if temperature is None else logit * temperature[b, t]
         return logit if additions is None else logit + additions[b, h, t, s]
 
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,12 +58,17 @@ class TransformersBackend:
         """The model of a checkpoint directory, as a function (tokens, cache, attention_mask) -> (logits, cache).
 
         ValueError when a tensor is missing, unknown or of another shape, which transformers itself only warns about;
-        NotImplementedError for weights in float64.
+        NotImplementedError for weights in float64, and for an architecture that transformers does not have: a model_type
+        alone may be that of another.
         """
         if not (Path(checkpoint_dir) / "config.json").is_file():
             raise ValueError(f"{checkpoint_dir}: no config.json in this directory")
+        import transformers
         from transformers import AutoModelForCausalLM
 
+        classes = json.loads((Path(checkpoint_dir) / "config.json").read_text()).get("architectures") or []
+        if classes and not any(hasattr(transformers, name) for name in classes):
+            raise NotImplementedError(f"transformers has no {' or '.join(classes)}")
         with _quiet():
             network, problems = AutoModelForCausalLM.from_pretrained(
                 checkpoint_dir,

@@ -30,11 +30,15 @@ def attention(
     window: int | None = None,
     chunk: int | None = None,
     softcap: float | None = None,
+    temperature: bool = False,
     sinks: bool = False,
     bias: str | None = None,
     order: str | None = None,
 ) -> Inputs:
-    """order: as in `places`, None leaves the orders away. bias: "full" [B, H, T, S] or "keys" [1, 1, 1, S]."""
+    """order: as in `places`, None leaves the orders away. bias: "full" [B, H, T, S] or "keys" [1, 1, 1, S].
+
+    temperature: of each query its own, between 0.5 and 2.
+    """
     scale = key_width**-0.5 if scale is None else scale
     q_order, k_order = places(values, batch, queries, keys, order or "plain")
     lift = _lift(q_order, k_order, causal=causal, window=window, chunk=chunk)
@@ -48,6 +52,8 @@ def attention(
     v = values.standard_normal((batch, keys, kv_heads, value_width))
     v[k_order < 0] *= 4
     arrays: dict[str, Any] = {}
+    if temperature:
+        arrays["temperature"] = values.uniform(0.5, 2, (batch, queries))
     if sinks:
         arrays["sinks"] = values.normal(INSIDE - 1, 1.5, heads)
     if bias is not None:
@@ -126,6 +132,11 @@ def _scores() -> tuple[Edge, ...]:
         edge("softcap_sink", "decode", "s13", "R6", "R7", softcap=2.5, sinks=True, **ONE),
         edge("bias", "pieces", SIZE, "R6", bias="full", **SIZES),
         edge("bias_keys", "decode", "s13", "R6", bias="keys", **ONE),
+        edge("temperature", "prefill", SIZE, "R6", temperature=True, **SIZES),
+        edge("temperature_softcap", "pieces", SIZE, "R6", temperature=True, softcap=3.0, **SIZES),
+        edge("temperature_bias", "pieces", SIZE, "R6", temperature=True, bias="full", **SIZES),
+        edge("temperature_sink", "decode", "s13", "R6", "R7", temperature=True, sinks=True, **ONE),
+        edge("temperature_chunk", "padded", "t5s11c4", "R4", "R6", temperature=True, batch=3, order="left", chunk=4, **SIZES),
         edge("sink", "prefill", SIZE, "R7", sinks=True, **SIZES),
         edge("sink_window", "pieces", "t5s11w3", "R3", "R7", sinks=True, window=3, **SIZES),
         edge("sink_window", "decode", "w128p17", "R3", "R7", sinks=True, window=128, **LONG),

@@ -1,4 +1,4 @@
-"""Feed-forward pieces and bounds: square matrices, both forms of GELU where they part, inputs around the cap."""
+"""Feed-forward pieces and bounds: square matrices, both forms of GELU where they part, inputs around cap and clamp."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ def gated(values: Values, *, shape: tuple[int, ...], low: float = -4.0, high: fl
     """The gate spread evenly between two bounds; the other factor away from 0, so that it hides nothing."""
     up = values.uniform(0.5, 2, shape) * values.choice([-1, 1], shape)
     return Inputs({"gate": _spread(values, shape, low, high), "up": up}, options)
+
+
+def clamped(values: Values, *, shape: tuple[int, ...], alpha: float, limit: float) -> Inputs:
+    """Both factors up to two limits away from 0, on both sides."""
+    gate, up = (limit * values.uniform(-2, 2, shape) for _ in range(2))
+    return Inputs({"gate": gate, "up": up}, {"alpha": alpha, "limit": limit})
+
+
+def sigmoid_gate(values: Values, *, shape: tuple[int, ...], wide: bool = False) -> Inputs:
+    """A gate of size 2 a token, or (wide) an entry."""
+    gate = values.uniform(-4, 4, shape if wide else (*shape[:-1], 1))
+    return Inputs({"x": values.standard_normal(shape), "gate": gate}, {})
 
 
 def _spread(values: Values, shape: tuple[int, ...], low: float, high: float) -> Array:
@@ -97,6 +109,36 @@ FAMILIES = (
             edge("tanh", "any", "b2t5f24", "R1", shape=SHAPE, approximate="tanh"),
             edge("erf_tail", "any", "b2t5f24", shape=SHAPE, low=LOW, high=HIGH),
             edge("tanh_tail", "any", "b2t5f24", shape=SHAPE, low=LOW, high=HIGH, approximate="tanh"),
+        ),
+    ),
+    Family(
+        function="clamped_swiglu",
+        build=clamped,
+        axes=("",),
+        edges=(
+            edge("released", "any", "b2t5f24", "R1", "R2", shape=SHAPE, alpha=1.702, limit=7.0),
+            edge("small_limit", "any", "b2t5f24", "R1", "R3", shape=SHAPE, alpha=1.702, limit=1.0),
+            edge("other_alpha", "any", "t5f7", "R2", shape=(5, 7), alpha=0.6, limit=2.5),
+            edge("one_token", "decode", "t1f7", "R3", shape=(1, 7), alpha=1.702, limit=1.5),
+        ),
+    ),
+    Family(
+        function="sigmoid",
+        build=pointwise,
+        axes=("",),
+        edges=(
+            edge("around_zero", "any", "b2t5f24", shape=SHAPE),
+            edge("large", "any", "t5f7", "R1", shape=(5, 7), low=-200.0, high=200.0),
+        ),
+    ),
+    Family(
+        function="sigmoid_gate",
+        build=sigmoid_gate,
+        axes=("",),
+        edges=(
+            edge("one_a_token", "any", "b2t5d24", "R1", shape=SHAPE),
+            edge("one_an_entry", "any", "b2t5d24", "R1", shape=SHAPE, wide=True),
+            edge("one_token", "decode", "b1t1d7", "R1", shape=(1, 1, 7)),
         ),
     ),
     Family(

@@ -67,7 +67,25 @@ def token_order(values: Values, *, batch: int, length: int, padding: str = "left
     return Inputs({"attention_mask": mask}, {})
 
 
+def temperature(values: Values, *, batch: int, length: int, farthest: int, **options: Any) -> Inputs:
+    """Positions up to `farthest`, and those around the first step or the length after which the temperature grows."""
+    border = options.get("length_of_one", options.get("floor", 0)) - options.get("offset", 1)
+    positions = values.integers(0, farthest + 1, (batch, length))
+    positions[0, 0] = farthest
+    positions[-1, :3] = np.arange(border - 1, border + 2).clip(0)[:length]
+    if "length_of_one" in options:
+        options["length"] = options.pop("length_of_one")
+    return Inputs({"positions": positions}, options)
+
+
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+GROK = {
+    "theta": 208533496,
+    "factor": 16.0,
+    "original_max_position_embeddings": 8192,
+    "beta_fast": 8.0,
+    "beta_slow": 1.0,
+}
 SCALED: dict[str, Any] = {"wider": True, "dtypes": WIDE_DTYPES, "axes": ("P",), "build": frequencies}
 FAMILIES = (
     Family(
@@ -145,6 +163,41 @@ FAMILIES = (
         **SCALED,
     ),
     Family(
+        function="grok_yarn_rope_frequencies",
+        edges=(
+            edge("linear", "any", "p128", "R1", rotary_dim=128, **GROK),
+            edge("log", "any", "p128", "R1", rotary_dim=128, **GROK, blend="log"),
+            edge("kept_in_part", "any", "p64", "R3", rotary_dim=64, **GROK, extrapolation_factor=0.75),
+            edge("log_kept_in_part", "any", "p64", "R1", "R3", rotary_dim=64, **GROK, blend="log", extrapolation_factor=0.75),
+            edge("none_kept", "any", "p32", "R1", rotary_dim=32, **GROK, blend="log", extrapolation_factor=0.0),
+            edge(
+                "default_betas", "any", "p32", "R1", rotary_dim=32, theta=1e4, factor=8.0, original_max_position_embeddings=512
+            ),
+            edge("equal_bounds", "any", "p8", "R2", rotary_dim=8, theta=1e4, factor=4.0, original_max_position_embeddings=4),
+            edge(
+                "log_equal_bounds",
+                "any",
+                "p16",
+                "R2",
+                rotary_dim=16,
+                theta=1e4,
+                factor=4.0,
+                original_max_position_embeddings=6,
+                blend="log",
+            ),
+        ),
+        **SCALED,
+    ),
+    Family(
+        function="theta_scaled_rope_frequencies",
+        edges=(
+            edge("release", "any", "p128", "R1", rotary_dim=128, theta=2e8, factor=16.0, original_max_position_embeddings=8192),
+            edge("short", "any", "p32", "R1", rotary_dim=32, theta=1e4, factor=4.0, original_max_position_embeddings=64),
+            edge("shrunk", "any", "p16", "R1", rotary_dim=16, theta=1e4, factor=0.5, original_max_position_embeddings=512),
+        ),
+        **SCALED,
+    ),
+    Family(
         function="rope_cos_sin",
         build=rope_cos_sin,
         axes=("BTP", "BTP"),
@@ -188,6 +241,30 @@ FAMILIES = (
         edges=(
             edge("ends", "any", "b2t5d7", "R1", batch=2, length=5, table=11, width=7),
             edge("padding", "padded", "b2t6d7", "R2", batch=2, length=6, table=11, width=7, padding=2),
+        ),
+    ),
+    Family(
+        function="log_length_temperature",
+        build=temperature,
+        axes=("BT",),
+        dtypes=WIDE_DTYPES,
+        wider=True,
+        edges=(
+            edge("short", "any", "b3t7", "R1", batch=3, length=7, farthest=40, length_of_one=4),
+            edge("far", "any", "b2t7", "R1", batch=2, length=7, farthest=100_000, length_of_one=1024),
+            edge("before", "any", "b2t5", "R1", batch=2, length=5, farthest=50, length_of_one=64),
+        ),
+    ),
+    Family(
+        function="log_floor_temperature",
+        build=temperature,
+        axes=("BT",),
+        dtypes=WIDE_DTYPES,
+        wider=True,
+        edges=(
+            edge("steps", "any", "b3t7", "R1", batch=3, length=7, farthest=40, scale=0.5, floor=4),
+            edge("released", "any", "b2t7", "R1", batch=2, length=7, farthest=100_000, scale=0.1, floor=8192),
+            edge("no_offset", "any", "b3t7", batch=3, length=7, farthest=40, scale=0.3, floor=5, offset=0),
         ),
     ),
     Family(

@@ -83,6 +83,40 @@ def unit_factor_gelu(call: Call, draw: Draw) -> tuple[Array, Array]:
     return left, call("gelu", gate, approximate="tanh")
 
 
+def clamped_is_swiglu(call: Call, draw: Draw) -> tuple[Array, Array]:
+    gate, up = draw.normal(5, 24, scale=2), draw.grid(5, 24)
+    return call("clamped_swiglu", gate, up, alpha=1.0, limit=1000.0), call("swiglu", gate, up + 1)
+
+
+def beyond_the_limit(call: Call, draw: Draw) -> tuple[Array, Array]:
+    """Factors above the limit, against factors at it."""
+    limit, up = 1.5, draw.normal(5, 24)
+    gate = draw.input(draw.generator.uniform(1.5, 9, (5, 24)))
+    left = call("clamped_swiglu", gate, up, alpha=1.702, limit=limit)
+    return left, call("clamped_swiglu", np.full_like(gate, limit), np.clip(up, -limit, limit), alpha=1.702, limit=limit)
+
+
+def opposite_sigmoids(call: Call, draw: Draw) -> tuple[Array, Array]:
+    x = draw.normal(5, 24, scale=2)
+    total = call("sigmoid", x) + call("sigmoid", -x)
+    return total, np.ones_like(total)
+
+
+def closed_half(call: Call, draw: Draw) -> tuple[Array, Array]:
+    x = draw.normal(2, 5, 24)
+    return call("sigmoid_gate", x, np.zeros_like(x[..., :1])), x / 2
+
+
+def gate_of_every_entry(call: Call, draw: Draw) -> tuple[Array, Array]:
+    x, gate = draw.normal(2, 5, 24), draw.normal(2, 5, 1, scale=2)
+    return call("sigmoid_gate", x, gate), call("sigmoid_gate", x, np.broadcast_to(gate, x.shape).copy())
+
+
+def own_gate(call: Call, draw: Draw) -> tuple[Array, Array]:
+    x = draw.normal(5, 24, scale=2)
+    return call("sigmoid_gate", x, x), call("silu", x)
+
+
 def head_is_linear(call: Call, draw: Draw) -> tuple[Array, Array]:
     x, weight = draw.normal(2, 5, 12), draw.normal(37, 12)
     return call("lm_head", x, weight), call("linear", x, weight)
@@ -114,6 +148,12 @@ LAWS = (
     ),
     _law("unit_factor", "with a factor of 1 swiglu is silu", unit_factor, "swiglu", "silu"),
     _law("unit_factor", "with a factor of 1 geglu is gelu", unit_factor_gelu, "geglu", "gelu"),
+    _law("is_swiglu", "with a huge limit and alpha 1 it is swiglu with up + 1", clamped_is_swiglu, "clamped_swiglu", "swiglu"),
+    _law("beyond", "factors beyond the limit are as factors at the limit", beyond_the_limit, "clamped_swiglu"),
+    _law("opposite", "the sigmoids of opposite numbers sum to 1", opposite_sigmoids, "sigmoid"),
+    _law("zero", "a gate of 0 halves", closed_half, "sigmoid_gate"),
+    _law("every_entry", "one gate for all entries is the same gate for each", gate_of_every_entry, "sigmoid_gate"),
+    _law("own_gate", "a value gated by itself is its silu", own_gate, "sigmoid_gate", "silu"),
     _law("is_linear", "a head without scale and cap is a linear map", head_is_linear, "lm_head", "linear"),
     _law("one_hot", "an embedding is a linear map of one-hot vectors", embedding_is_one_hot, "embedding", "linear"),
 )

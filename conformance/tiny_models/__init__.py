@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from conformance.tiny import TinyModel
-from conformance.tiny_models import qwen3, smollm3
+from conformance.tiny_models import (
+    gemma3,
+    glm4_moe,
+    gpt2,
+    gpt_oss,
+    grok,
+    llama,
+    llama4,
+    minimax_m2,
+    mistral,
+    olmo2,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+)
 
 MODELS: tuple[TinyModel, ...] = (
     *smollm3.MODELS,
     *qwen3.MODELS,
+    *grok.MODELS,
+    *gpt2.MODELS,
+    *gpt_oss.MODELS,
+    *llama4.MODELS,
+    *qwen3_moe.MODELS,
+    *glm4_moe.MODELS,
+    *minimax_m2.MODELS,
+    *llama.MODELS,
+    *olmo2.MODELS,
+    *gemma3.MODELS,
+    *mistral.MODELS,
 )
 
 __all__ = ["MODELS"]

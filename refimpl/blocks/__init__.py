@@ -7,7 +7,7 @@ from refimpl.blocks.layer import Layer
 from refimpl.blocks.mlp import MLP, GatedMLP
 from refimpl.blocks.moe import Experts, MoE
 from refimpl.blocks.norm import LayerNorm, Norm, RMSNorm
-from refimpl.blocks.rope import Linear, Llama3, Rope, Yarn
+from refimpl.blocks.rope import GrokYarn, Linear, Llama3, Rope, ThetaScaled, Yarn
 from refimpl.blocks.router import Router, SigmoidTopK, SoftcappedSoftmax, SoftmaxTopK, TopKSigmoid, TopKSoftmax
 from refimpl.blocks.temperature import LogFloor, LogLength, Temperature
 
@@ -19,6 +19,7 @@ __all__ = [
     "Embedding",
     "Experts",
     "GatedMLP",
+    "GrokYarn",
     "Head",
     "Inputs",
     "Layer",
@@ -40,6 +41,7 @@ __all__ = [
     "State",
     "StateEntry",
     "Temperature",
+    "ThetaScaled",
     "TokenMixer",
     "TopKSigmoid",
     "TopKSoftmax",

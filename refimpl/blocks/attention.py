@@ -42,7 +42,7 @@ class Attention(TokenMixer):
     @property
     def span(self) -> int | None:
         """How many tokens back, its own included, a query may see; None for all."""
-        return self.window if self.window is not None else self.chunk
+        return min((limit for limit in (self.window, self.chunk) if limit is not None), default=None)
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         q_width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim

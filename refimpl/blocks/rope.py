@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy.typing as npt
 
@@ -40,12 +41,32 @@ class Yarn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GrokYarn:
+    """YaRN of Grok 2 (`grok_yarn_rope_frequencies`)."""
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float
+    beta_slow: float
+    extrapolation_factor: float
+    blend: Literal["linear", "log"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThetaScaled:
+    """A larger base (`theta_scaled_rope_frequencies`)."""
+
+    factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rope:
     """Rotation of the first `rotary_dim` entries of a head."""
 
     rotary_dim: int
     theta: float
-    scaling: Linear | Llama3 | Yarn | None = None
+    scaling: Linear | Llama3 | Yarn | GrokYarn | ThetaScaled | None = None
     interleaved: bool = False
 
     @property
@@ -66,3 +87,9 @@ class Rope:
                 options = asdict(self.scaling)
                 del options["attention_factor"]
                 return layers.yarn_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)
+            case GrokYarn():
+                options = asdict(self.scaling)
+                return layers.grok_yarn_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)
+            case ThetaScaled():
+                options = asdict(self.scaling)
+                return layers.theta_scaled_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)

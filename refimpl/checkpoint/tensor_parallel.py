@@ -10,7 +10,8 @@ SGLang, python/sglang/srt/models/grok.py, `_prepare_presharded_weights`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def split_name(name: str) -> tuple[str, str]:
     """The name in the file, and the part whose file it is: the inverse of `slice_name`."""
     match = _SLICE.fullmatch(name)
     return (match[1], match[2]) if match else (name, COMMON)
+
+
+def slices_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The split tensors among `names`, each with the names of its slices in the order of the ranks."""
+    slices: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        whole, part = split_name(name)
+        if part != COMMON:
+            slices[whole].append(name)
+    return {whole: tuple(found) for whole, found in slices.items()}
 
 
 def read_parts(directory: Path, files: Mapping[Path, str]) -> dict[str, TensorInfo]:

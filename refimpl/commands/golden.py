@@ -36,9 +36,9 @@ def verify(directory: Path | None, as_json: bool) -> int:
 
 @golden.command()
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
-@click.option("--unconfirmed", is_flag=True, help="Do not ask transformers for the models' logits.")
+@click.option("--unconfirmed", is_flag=True, help="Do not ask other implementations for the models' logits.")
 def make(directory: Path | None, unconfirmed: bool) -> None:
-    """Write the golden tensors anew, the models' logits confirmed by transformers in float64."""
+    """Write the golden tensors anew, the models' logits confirmed in float64 by transformers, or by the peer in tests/peers."""
     import golden as store
 
     confirm: Any = None if unconfirmed else _confirm()

@@ -28,8 +28,11 @@ def list_(what: str, as_json: bool) -> None:
 
 
 def _releases() -> list[Any]:
-    found = ((name, release(name)) for name in api.releases())
-    return [{"release": n, "architecture": r["config"]["model_type"], "parameters": r["parameters"]["total"]} for n, r in found]
+    found = ((name, api.blueprint(name).architecture, release(name)["parameters"]) for name in api.releases())
+    return [
+        {"release": name, "architecture": architecture, "parameters": counts["total"], "active": counts["active"]}
+        for name, architecture, counts in found
+    ]
 
 
 def _layers() -> list[Any]:

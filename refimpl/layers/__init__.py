@@ -17,6 +17,7 @@ from refimpl.layers.mask import attention_mask, causal_mask, chunked_mask, paddi
 from refimpl.layers.mlp import clamped_swiglu, geglu, gelu, linear, sigmoid, sigmoid_gate, silu, swiglu
 from refimpl.layers.norm import l2_norm, layer_norm, rms_norm
 from refimpl.layers.position import (
+    grok_yarn_rope_frequencies,
     linear_rope_frequencies,
     llama3_rope_frequencies,
     log_floor_temperature,
@@ -25,6 +26,7 @@ from refimpl.layers.position import (
     rope_cos_sin,
     rope_frequencies,
     rotary_embedding,
+    theta_scaled_rope_frequencies,
     token_order,
     yarn_attention_factor,
     yarn_rope_frequencies,
@@ -48,6 +50,8 @@ VOCABULARY: dict[str, Callable[..., Any]] = {
         linear_rope_frequencies,
         llama3_rope_frequencies,
         yarn_rope_frequencies,
+        grok_yarn_rope_frequencies,
+        theta_scaled_rope_frequencies,
         rope_cos_sin,
         rotary_embedding,
         position_embedding,
@@ -95,6 +99,7 @@ __all__ = [
     "expert_mixture",
     "geglu",
     "gelu",
+    "grok_yarn_rope_frequencies",
     "l2_norm",
     "layer_norm",
     "linear",
@@ -123,6 +128,7 @@ __all__ = [
     "softcapped_softmax_router",
     "softmax_top_k_router",
     "swiglu",
+    "theta_scaled_rope_frequencies",
     "token_order",
     "top_k_sigmoid_router",
     "top_k_softmax_router",

@@ -52,20 +52,21 @@ def ring_append(new: Array, order: Array, ring: Array | None = None, *, window: 
       (ring-cache-chunked-prefill-corrupt); W + 1 tokens visible while the ring holds W (swa-mask-vs-rotating-cache-mismatch).
     Source: as `ring_order`.
     """
-    check("ring_append", order=(order, "BS"))
+    check("ring_append", new=(new, "..."), order=(order, "BS"), ring=(ring, "...?"))
     check_integers("ring_append", order=order)
     check_counts("ring_append", window=window)
     batch, length = order.shape
+    order = order.astype(np.int64)  # signed and wide, so that a difference of places cannot wrap around
     if new.ndim < 2 or new.shape[0] != batch or new.shape[1] > length:
         raise ValueError(f"ring_append: new has shape {new.shape} but needs [{batch}, T, ...] with T of at most {length}")
     past, entry = length - new.shape[1], new.shape[2:]
-    held = np.zeros((batch, 0, *entry), new.dtype) if ring is None else ring
+    held = np.zeros_like(new, shape=(batch, 0, *entry)) if ring is None else ring
     if held.shape != (batch, min(past, window), *entry):
         raise ValueError(
             f"ring_append: ring has shape {held.shape} but {past} earlier tokens need {(batch, min(past, window), *entry)}"
         )
     free = min(length, window) - held.shape[1]
-    result = np.concatenate([held, np.zeros((batch, free, *entry), new.dtype)], axis=1)
+    result = np.concatenate([held, np.zeros_like(new, shape=(batch, free, *entry))], axis=1)
     places = order[:, past:]
     last_B1 = np.max(order, axis=1, keepdims=True, initial=-1)
     rows, tokens = np.nonzero((places >= 0) & (places > last_B1 - window))

@@ -6,6 +6,7 @@ own tokens alone and is what models use.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -37,17 +38,19 @@ def expert_mixture(
 
     m_te = sum over a of w_ta [i_ta = e]
     f_e(x) = (act(x Gᵀ_e + bg_e, x Uᵀ_e + bu_e)) Dᵀ_e + bd_e
-    y_t  = sum over e of m_te f_e(x_t)                       f_e(m_te x_t), where m_te ≠ 0, when `scale_input`
+    y_t  = sum over e with m_te ≠ 0 of m_te f_e(x_t), or of f_e(m_te x_t) when `scale_input`
 
     Shapes: x [..., D], indices int [..., A] in 0 .. E-1, weights [..., A]; gate and up [E, F, D], down [E, D, F], gate_bias and
       up_bias [E, F], down_bias [E, D] or absent; y as x. act is swiglu ("silu"), geglu ("gelu", "gelu_tanh") or
       `clamped_swiglu` with alpha and limit.
     Rules:
-      R1  the weight multiplies the whole output of the expert, its last bias included.
-      R2  with `scale_input` it multiplies the expert's input instead, and the output is summed as it is.
+      R1  the weight multiplies the whole output of the expert, its last bias included; an expert of weight 0 adds nothing,
+          even where its output is infinite.
+      R2  with `scale_input` it multiplies the expert's input instead, and the output is summed as it is; an expert of weight 0
+          still adds nothing, whatever its biases.
       R3  gate and up biases are added before the activation (and before its clamp).
       R4  experts renumbered together with their indices change nothing.
-      R5  all experts chosen give the dense mixture.
+      R5  all experts chosen give the dense mixture; the weights of an expert that is chosen twice add up.
     Dtype: T1  each expert as `linear` and its activation; its output is weighed and summed in the model's format.
            This function computes in the dtype of x.
     Pitfalls: the last bias not weighed (expert-down-bias-unweighted) or lost (expert-bias-lost-in-aliased-buffer); the
@@ -60,10 +63,9 @@ def expert_mixture(
     y = np.zeros_like(experts.rows)
     for expert in range(len(gate)):
         share = experts.share(expert)
-        if scale_input:
-            y = y + np.where(share != 0, experts.run(expert, experts.rows * share), y.dtype.type(0))
-        else:
-            y = y + experts.run(expert, experts.rows) * share
+        output = experts.run(expert, experts.rows * share if scale_input else experts.rows)
+        output = np.where(share != 0, output, y.dtype.type(0))
+        y = y + (output if scale_input else output * share)
     return y.reshape(x.shape)
 
 
@@ -85,13 +87,13 @@ def routed_experts(
 ) -> Array:
     """`expert_mixture` where each expert sees the tokens that chose it, and no other.
 
-    y_t = sum over a of w_ta f_(i_ta)(x_t)
+    y_t = sum over the experts e of a token of m_te f_e(x_t), or of f_e(m_te x_t) when `scale_input`
 
     Shapes, options, rules, dtype: as `expert_mixture`. gate, up and down may be `LazyArray`s: only the matrices of chosen
       experts are read.
     Rules:
       R6  equals `expert_mixture`; a token's result does not depend on which other tokens there are.
-      R7  an expert that nobody chose is not touched.
+      R7  an expert that nobody chose, or only with weight 0, is not touched.
     Pitfalls: tokens of an expert mixed up on the way back (llama4-router-scores-not-transposed); a shape without tokens
       (zero-token-rank-combine).
     Source: Fedus et al., arXiv:2101.03961, section 2.2 (without capacity: no token is dropped).
@@ -100,8 +102,11 @@ def routed_experts(
     experts.choose(activation, alpha, limit, scale_input=scale_input)
     y = np.zeros_like(experts.rows)
     for expert in np.unique(experts.chosen):
-        tokens = np.nonzero((experts.chosen == expert).any(axis=-1))[0]
-        share, rows = experts.share(expert)[tokens], experts.rows[tokens]
+        shares = experts.share(expert)
+        tokens = np.nonzero(shares[:, 0])[0]
+        if not tokens.size:
+            continue
+        share, rows = shares[tokens], experts.rows[tokens]
         if scale_input:
             y[tokens] = y[tokens] + experts.run(expert, rows * share)
         else:
@@ -148,9 +153,10 @@ class _Experts:
                 f"{layer}: indices range from {indices.min()} to {indices.max()} but must lie in 0 .. {sizes['E'] - 1}"
             )
         self._layer, self._matrices, self._biases = layer, matrices, biases
-        self.rows = x.reshape(-1, sizes["D"])
-        self.chosen = indices.reshape(-1, sizes["A"])
-        self._weights = weights.reshape(-1, sizes["A"])
+        tokens = prod(x.shape[:-1])
+        self.rows = x.reshape(tokens, sizes["D"])
+        self.chosen = indices.reshape(tokens, sizes["A"])
+        self._weights = weights.reshape(tokens, sizes["A"])
 
     def choose(self, activation: str, alpha: float | None, limit: float | None, *, scale_input: bool) -> None:
         """Set the activation. ValueError for one that does not exist or constants that it does not have."""
@@ -158,7 +164,8 @@ class _Experts:
         if activation not in ACTIVATIONS:
             raise ValueError(f"{self._layer}: activation is {activation!r} but must be one of {', '.join(ACTIVATIONS)}")
         if activation == "clamped_swiglu":
-            check_numbers(self._layer, alpha=alpha, limit=limit)
+            check_numbers(self._layer, alpha=alpha)
+            check_numbers(self._layer, limit=limit, above=0)
         elif alpha is not None or limit is not None:
             raise ValueError(f"{self._layer}: alpha and limit belong to clamped_swiglu, but activation is {activation!r}")
         self._activation, self._constants = activation, {"alpha": alpha, "limit": limit}

@@ -136,9 +136,10 @@ def sigmoid_gate(x: Array, gate: Array) -> Array:
     """A value let through as far as a gate is open: y = σ(gate) · x.
 
     Shapes: x [..., D], gate [..., 1] (one a token) or as x; y as x.
-    Rules: R1  the gate is computed from the layer's input, not from x.
+    Rules: R1  the gate goes through the sigmoid, x does not.
     Dtype: T1  the sigmoid is cast to the model's format before the product. This function computes in the dtype of x.
-    Pitfalls: the gate left out (shared-gate-removed, shared-gate-bypassed-quantised).
+    Pitfalls: the gate left out (shared-gate-removed, shared-gate-bypassed-quantised) or computed from x in place of the
+      layer's input.
     Source: Qwen2-MoE and Qwen3-Next releases (gated shared expert, gated attention).
     """
     check("sigmoid_gate", x=(x, "...D"), gate=(gate, "..."))

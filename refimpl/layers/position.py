@@ -6,7 +6,7 @@ A layer without position encoding (NoPE) calls none of these: it sees the past a
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -117,12 +117,7 @@ def yarn_rope_frequencies(
     check_flags("yarn_rope_frequencies", truncate=truncate)
     check_counts("yarn_rope_frequencies", original_max_position_embeddings=original_max_position_embeddings)
     frequencies = rope_frequencies(rotary_dim, theta=theta, dtype=dtype)
-
-    def dimension_of(turns: float) -> float:
-        length = original_max_position_embeddings / (2 * math.pi * turns)
-        return rotary_dim * math.log(length) / (2 * math.log(theta))
-
-    low, high = dimension_of(beta_fast), dimension_of(beta_slow)
+    low, high = (_yarn_dimension(rotary_dim, theta, original_max_position_embeddings, beta) for beta in (beta_fast, beta_slow))
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rotary_dim - 1)
@@ -130,6 +125,83 @@ def yarn_rope_frequencies(
         high += 0.001
     ramp = np.clip((np.arange(rotary_dim // 2, dtype=dtype) - low) / (high - low), 0, 1)
     return (frequencies * (1 - ramp) + frequencies / factor * ramp).astype(dtype)
+
+
+def grok_yarn_rope_frequencies(
+    rotary_dim: int,
+    *,
+    theta: float,
+    factor: float,
+    original_max_position_embeddings: int,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    extrapolation_factor: float = 1.0,
+    blend: Literal["linear", "log"] = "linear",
+    dtype: npt.DTypeLike = np.float64,
+) -> Array:
+    """YaRN scaling as Grok 2 has it: the kept share has a factor of its own, and the ramp may be one of logarithms.
+
+    lo, hi = as in `yarn_rope_frequencies` with `truncate`, but lo - 0.001 when they are equal
+    kept_i = extrapolation_factor · (1 - clip((i - lo) / (hi - lo), 0, 1))
+    f'_i   = f_i kept_i + (f_i / factor) (1 - kept_i)             blend "linear"
+             f_i^kept_i (f_i / factor)^(1 - kept_i)               blend "log"
+
+    Shapes, dtype: as `rope_frequencies`; original_max_position_embeddings is L0, in tokens.
+    Rules:
+      R1  the blends agree where nothing or everything is kept; between them, "log" is the smaller.
+      R2  equal bounds give a step that the pair of the bound has already taken; in `yarn_rope_frequencies` it has not.
+      R3  an extrapolation_factor below 1 interpolates the fastest pairs as well.
+    Pitfalls: cos and sin have no factor here; `yarn_attention_factor` belongs to the other YaRN.
+    Source: SGLang, the engine that the release of Grok 2 names (`rope_type` yarn, yarn_linear, yarn_log).
+    """
+    name = "grok_yarn_rope_frequencies"
+    check_numbers(name, factor=factor, beta_fast=beta_fast, beta_slow=beta_slow, above=0)
+    check_numbers(name, theta=theta, above=1)
+    check_numbers(name, extrapolation_factor=extrapolation_factor, at_least=0)
+    check_counts(name, original_max_position_embeddings=original_max_position_embeddings)
+    if blend not in ("linear", "log"):
+        raise ValueError(f"{name}: blend is {blend!r} but must be 'linear' or 'log'")
+    frequencies = rope_frequencies(rotary_dim, theta=theta, dtype=dtype)
+    fast, slow = (_yarn_dimension(rotary_dim, theta, original_max_position_embeddings, beta) for beta in (beta_fast, beta_slow))
+    low, high = max(float(math.floor(fast)), 0.0), min(math.ceil(slow), rotary_dim - 1)
+    if low == high:
+        low -= 0.001
+    ramp = np.clip((np.arange(rotary_dim // 2, dtype=dtype) - low) / (high - low), 0, 1)
+    kept = (1 - ramp) * float(extrapolation_factor)
+    if blend == "log":
+        return (frequencies * float(factor) ** (kept - 1)).astype(dtype)
+    return (frequencies * kept + frequencies / factor * (1 - kept)).astype(dtype)
+
+
+def theta_scaled_rope_frequencies(
+    rotary_dim: int,
+    *,
+    theta: float,
+    factor: float,
+    original_max_position_embeddings: int,
+    dtype: npt.DTypeLike = np.float64,
+) -> Array:
+    """Rotary frequencies of a larger base, with which the wave as long as the original length becomes `factor` times as long.
+
+    a    = ln(L0 factor / 2π) / ln(L0 / 2π)
+    f'_i = (theta^a)^(-2i / P) = f_i^a
+
+    Shapes, dtype: as `rope_frequencies`; original_max_position_embeddings is L0, in tokens.
+    Rules:
+      R1  a frequency of 2π / L0 is divided by exactly `factor`, faster ones by less, slower ones by more; 1 stays 1.
+    Pitfalls: theta times factor in place of the power.
+    Source: Liu et al., arXiv:2310.05209 (larger bases); SGLang, the engine that the release of Grok 2 names (`theta_scale`).
+    """
+    name = "theta_scaled_rope_frequencies"
+    check_numbers(name, factor=factor, above=0)
+    check_counts(name, original_max_position_embeddings=original_max_position_embeddings)
+    turns = original_max_position_embeddings / (2 * math.pi)
+    if turns <= 1:
+        raise ValueError(
+            f"{name}: original_max_position_embeddings is {original_max_position_embeddings} but needs an integer above 2π"
+        )
+    power = math.log(turns * factor) / math.log(turns)
+    return (rope_frequencies(rotary_dim, theta=theta, dtype=dtype) ** power).astype(dtype)
 
 
 def yarn_attention_factor(factor: float, *, mscale: float | None = None, mscale_all_dim: float | None = None) -> float:
@@ -226,7 +298,7 @@ def position_embedding(positions: Array, weight: Array) -> Array:
     Shapes: positions int [B, T], weight [C, D]; y [B, T, D].
     Rules:
       R1  positions count the real tokens of a row, so padding on the left does not shift them.
-      R2  a padding token (position -1) takes row 0; a position of C or more is an error.
+      R2  a negative position, which is that of padding, takes row 0; a position of C or more is an error.
     Dtype: T1  a copy, nothing is computed.
     Pitfalls: positions counted over the padding (left-pad-learned-absolute).
     Source: Radford et al., GPT-2.
@@ -274,7 +346,7 @@ def log_length_temperature(positions: Array, *, length: int, dtype: npt.DTypeLik
     check_counts("log_length_temperature", length=length)
     if length < 2:
         raise ValueError(f"log_length_temperature: length is {length} but needs an integer above 1")
-    far = np.maximum(positions, length).astype(dtype)
+    far = np.maximum(positions.astype(np.int64), length).astype(dtype)
     return np.log(far) / np.log(np.asarray(length, dtype))
 
 
@@ -286,7 +358,9 @@ def log_floor_temperature(
     τ_t = 1 + scale · ln(1 + ⌊(positions_t + offset) / floor⌋)
 
     Shapes: positions int [B, T], floor in tokens; result [B, T] in `dtype`, for `attention(temperature=)`.
-    Rules: R1  with offset 1 the first step is at position floor - 1.
+    Rules:
+      R1  with offset 1 the first step is at position floor - 1.
+      R2  no position is negative (padding counts as 0): one that is, is an error.
     Dtype: T1  float32 in released models. This function computes in `dtype`.
     Source: Nakanishi, arXiv:2501.19399; Llama 4 release (`attn_scale`, `floor_scale`, layers without positions).
     """
@@ -296,5 +370,13 @@ def log_floor_temperature(
     check_numbers("log_floor_temperature", scale=scale)
     if not isinstance(offset, (int, np.integer)) or offset < 0:
         raise ValueError(f"log_floor_temperature: offset is {offset!r} but needs an integer, 0 or more")
+    if positions.size and positions.min() < 0:
+        raise ValueError(f"log_floor_temperature: position {positions.min()} is negative, but a temperature needs 0 or more")
     steps = (positions.astype(np.int64) + offset) // floor
     return 1 + np.asarray(scale, dtype) * np.log(1 + steps.astype(dtype))
+
+
+def _yarn_dimension(rotary_dim: int, theta: float, original_max_position_embeddings: int, turns: float) -> float:
+    """The real-valued pair that makes so many turns within the original length."""
+    length = original_max_position_embeddings / (2 * math.pi * turns)
+    return rotary_dim * math.log(length) / (2 * math.log(theta))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from refimpl.numerics import Array
+from refimpl.numerics import FORMATS, Array
 from refimpl.shapes import check, check_floats
 
+DECODED = ("float64", "float32", "bfloat16")
 BLOCK = 32  # numbers that share a scale
 SCALE_BIAS, SCALE_NAN = 127, 255
 LARGEST_EXPONENT = 2  # of E2M1: its largest number is 1.5 · 2²
@@ -27,13 +28,16 @@ def mxfp4_decode(blocks: Array, scales: Array, *, dtype: npt.DTypeLike = np.floa
       R2  a scale of 255 is not a number, and neither are the entries of its block.
       R3  code 8 is -0.
     Dtype: T1  exact in float32, float64 and bfloat16 for every scale up to 252; above, values may exceed the format.
-    Pitfalls: the high four bits first; the scale's bias left out; signed codes read as two's complement.
+    Pitfalls: the high four bits first; a scale's bias of 125 (mxfp4-scale-bias-125) or none; signed codes read as two's
+      complement.
     Source: OCP Microscaling Formats (MX) specification 1.0, sections 5.3 and 6.3; gpt-oss release.
     """
     check("mxfp4_decode", blocks=(blocks, "...NQ"), scales=(scales, "...N"))
     _check_bytes("mxfp4_decode", blocks=blocks, scales=scales)
     if blocks.shape[-1] != BLOCK // 2 or blocks.shape[:-1] != scales.shape:
         raise ValueError(f"mxfp4_decode: blocks have shape {blocks.shape} but scales {scales.shape} need {(*scales.shape, 16)}")
+    if np.dtype(dtype) not in [FORMATS[name] for name in DECODED]:
+        raise ValueError(f"mxfp4_decode: dtype is {np.dtype(dtype)} but must be one of {', '.join(DECODED)}")
     codes = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*scales.shape, BLOCK)
     with np.errstate(over="ignore"):
         powers = np.ldexp(np.ones((), dtype), np.arange(256) - SCALE_BIAS).astype(dtype)
@@ -54,6 +58,7 @@ def mxfp4_encode(x: Array) -> tuple[Array, Array]:
       R2  a block of zeros has scale 0.
       R3  decoded blocks encode to numbers that decode alike.
     Dtype: T1  exact comparison in the dtype of x.
+    Pitfalls: another rule for the scale, e.g. from max / 6 (mxfp4-quant-scale-rule).
     Source: OCP Microscaling Formats (MX) specification 1.0, section 6.3.
     """
     sizes = check("mxfp4_encode", x=(x, "...D"))
@@ -62,7 +67,7 @@ def mxfp4_encode(x: Array) -> tuple[Array, Array]:
         raise ValueError(f"mxfp4_encode: x has {sizes['D']} entries in its last axis but needs a multiple of {BLOCK}")
     if not np.isfinite(x).all():
         raise ValueError("mxfp4_encode: x has entries that are NaN or infinite but must be finite")
-    blocks = x.reshape(*x.shape[:-1], -1, BLOCK)
+    blocks = x.reshape(*x.shape[:-1], sizes["D"] // BLOCK, BLOCK)
     _, exponents = np.frexp(np.max(np.abs(blocks), axis=-1))
     nonzero = blocks.any(axis=-1)
     powers = np.where(nonzero, np.clip(exponents - 1 - LARGEST_EXPONENT, -SCALE_BIAS, SCALE_NAN - 1 - SCALE_BIAS), -SCALE_BIAS)

@@ -1,7 +1,9 @@
 """Routers: which experts a token is sent to, and with which weights, from its router logits.
 
 Every router returns (indices, weights), both [..., A], the chosen experts in descending order of the score that chose
-them; of equal scores the lower index comes first, and an expert is chosen once, also where scores are -inf.
+them; of equal scores the lower index comes first, and an expert is chosen once, also where scores are -inf. A logit of -inf
+shuts its expert: it is chosen only where no others are left, and weighs 0 (but a softcap makes -cap of it, which does weigh).
+Where all are -inf, or where one is inf or NaN, the weights of the token mean nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def top_k_softmax_router(logits: Array, *, top_k: int) -> tuple[Array, Array]:
       R3  of equal logits the lower index is chosen, and comes first.
     Dtype: T1  logits in the model's format, softmax in float32, weights cast back. This function computes in the dtype of
            logits.
-    Pitfalls: softmax over all experts, where the weights sum to less than 1 (norm-topk-default-by-family).
+    Pitfalls: softmax over all experts, where the weights sum to less than 1 (norm-topk-default-by-family); an expert twice
+      where the rest is -inf (topk-exclude-by-neg-inf-duplicate); ties in any order (topk-unsorted-nondeterministic).
     Source: gpt-oss release.
     """
     _check("top_k_softmax_router", logits, top_k)
@@ -102,7 +105,7 @@ def sigmoid_router(
     Rules:
       R1  the correction bias decides which experts are chosen and never enters a weight.
       R2  a group's score is the sum of its two largest corrected scores (of the only one in a group of one).
-      R3  an expert outside the chosen groups is never chosen, however negative the scores inside are.
+      R3  an expert outside the chosen groups is never chosen, however negative the finite scores inside are.
       R4  scaling_factor multiplies last, whether the weights are renormalised or not.
       R5  of equal scores the lower index is chosen, and comes first; so for groups.
     Dtype: T1  all in float32, the bias too; weights cast back. This function computes in the dtype of logits.

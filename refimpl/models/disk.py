@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from refimpl.blueprint import Blueprint
-from refimpl.storage import Layout, Part, Shape, Stacked, Stored, Tensor, Transposed
+from refimpl.storage import Layout, Mxfp4, Part, Shape, Stacked, Stored, Tensor, Transposed
 
 # Makes the recipe of a parameter of a layer from that layer's prefix on disk and the parameter's shape.
 Recipe = Callable[[str, Shape], Stored]
@@ -68,13 +68,43 @@ def transposed(name: str) -> Recipe:
     return lambda prefix, shape: Transposed(Tensor(prefix + name))
 
 
-def fused_columns(name: str, *, first: int, interleaved: bool = False) -> Recipe:
-    """One of two weights that are stored side by side as [in, 2 · out]: half of the columns, or every other one."""
+def fused_columns(name: str, *, first: int, of: int = 2, interleaved: bool = False) -> Recipe:
+    """One of `of` weights that are stored side by side as [in, of · out]: a block of columns, or every `of`-th one."""
 
     def recipe(prefix: str, shape: Shape) -> Stored:
-        width = shape[-2]
-        start, stop, step = (first, 2 * width, 2) if interleaved else (first * width, (first + 1) * width, 1)
-        part = Part(source=Tensor(prefix + name), axis=-1, start=start, stop=stop, step=step, whole=2 * width)
-        return Transposed(part)
+        return Transposed(_share(prefix + name, shape[-2], first=first, of=of, interleaved=interleaved))
 
     return recipe
+
+
+def fused_entries(name: str, *, first: int, of: int = 2, interleaved: bool = False) -> Recipe:
+    """The same of their biases, which are stored as [of · out]."""
+
+    def recipe(prefix: str, shape: Shape) -> Stored:
+        return _share(prefix + name, shape[-1], first=first, of=of, interleaved=interleaved)
+
+    return recipe
+
+
+def mxfp4(name: str) -> Recipe:
+    """Weights [out, in] as `name`_blocks and `name`_scales."""
+    return lambda prefix, shape: Mxfp4(Tensor(f"{prefix}{name}_blocks"), Tensor(f"{prefix}{name}_scales"))
+
+
+def fused_mxfp4(name: str, *, first: int) -> Recipe:
+    """One of two such weights whose rows alternate in the same blocks and scales."""
+
+    def recipe(prefix: str, shape: Shape) -> Stored:
+        blocks, scales = (
+            _share(f"{prefix}{name}_{part}", shape[-2], axis=axis, first=first, of=2, interleaved=True)
+            for part, axis in (("blocks", -3), ("scales", -2))
+        )
+        return Mxfp4(blocks, scales)
+
+    return recipe
+
+
+def _share(name: str, width: int, *, first: int, of: int, interleaved: bool, axis: int = -1) -> Part:
+    """One of `of` parts of `width` entries each on one axis of a tensor."""
+    start, stop, step = (first, of * width, of) if interleaved else (first * width, (first + 1) * width, 1)
+    return Part(source=Tensor(name), axis=axis, start=start, stop=stop, step=step, whole=of * width)

@@ -29,9 +29,9 @@ def head_counts(config: Config, *, default_kv_heads: int | None = None) -> tuple
     return heads, kv_heads
 
 
-def norm_eps(config: Config) -> float:
+def norm_eps(config: Config, *, default: float = 1e-6) -> float:
     """`rms_norm_eps`, 0 or more."""
-    return config.bounded("rms_norm_eps", config.take("rms_norm_eps", float, 1e-6), at_least=0)
+    return config.bounded("rms_norm_eps", config.take("rms_norm_eps", float, default), at_least=0)
 
 
 def layer_types(config: Config, derived: list[str]) -> list[str]:
@@ -40,34 +40,61 @@ def layer_types(config: Config, derived: list[str]) -> list[str]:
     return derived if configured is None else configured
 
 
-def windows(config: Config, layer_types: Sequence[str], sliding_window: int | None) -> list[int | None]:
-    """The window of each layer, from `layer_types` (one of full_attention, sliding_attention a layer)."""
+def windows(
+    config: Config,
+    layer_types: Sequence[str],
+    window: int | None,
+    *,
+    kind: str = "sliding_attention",
+    key: str = "sliding_window",
+) -> list[int | None]:
+    """The window (or chunk) of each layer, from `layer_types` (full_attention or `kind` a layer) and the value of `key`."""
     count = config.count("num_hidden_layers")
     if len(layer_types) != count:
         raise ValueError(f"config: layer_types has {len(layer_types)} entries but num_hidden_layers is {count}")
-    unknown = [kind for kind in layer_types if kind not in ("full_attention", "sliding_attention")]
+    unknown = [each for each in layer_types if each not in ("full_attention", kind)]
     if unknown:
-        raise ValueError(
-            f"config: layer_types has {unknown[0]!r} but {config.name!r} supports full_attention, sliding_attention"
-        )
-    if "sliding_attention" in layer_types and sliding_window is None:
-        raise ValueError("config: layer_types has sliding_attention, which needs sliding_window")
-    return [sliding_window if kind == "sliding_attention" else None for kind in layer_types]
+        raise ValueError(f"config: layer_types has {unknown[0]!r} but {config.name!r} supports full_attention, {kind}")
+    if kind in layer_types and window is None:
+        raise ValueError(f"config: layer_types has {kind}, which needs {key}")
+    return [window if each == kind else None for each in layer_types]
 
 
-def gated_mlp(config: Config, *, width: str = "intermediate_size", bias: bool = False) -> GatedMLP:
-    """The gated MLP whose width stands under the key `width`."""
+def rope_flags(config: Config, flags: list[int] | None) -> list[bool]:
+    """Which layers rotate: those of flag 1, or without flags all but every `no_rope_layer_interval`-th one (default 4)."""
+    count = config.count("num_hidden_layers")
+    interval = config.take("no_rope_layer_interval", int, 4)
+    if flags is None:
+        if interval < 1:
+            raise ValueError(f"config: no_rope_layer_interval is {interval} but needs a positive integer")
+        return [(index + 1) % interval != 0 for index in range(count)]
+    if len(flags) < count or any(type(flag) not in (int, bool) or flag not in (0, 1) for flag in flags):
+        raise ValueError(f"config: no_rope_layers is {flags} but needs 0 or 1 for each of the {count} layers")
+    return [bool(flag) for flag in flags[:count]]
+
+
+def gated_mlp(
+    config: Config,
+    *,
+    width: str = "intermediate_size",
+    activation: str = "hidden_act",
+    default_activation: str = "silu",
+    bias: bool = False,
+) -> GatedMLP:
+    """The gated MLP whose width and activation stand under the keys `width` and `activation`."""
     return GatedMLP(
         hidden_size=config.positive("hidden_size"),
         intermediate_size=config.positive(width),
-        activation=config.choose("hidden_act", ACTIVATIONS, "silu"),
+        activation=config.choose(activation, ACTIVATIONS, default_activation),
         bias=bias,
     )
 
 
-def pre_norm_layers(config: Config, mixers: Sequence[Attention], mlps: Sequence[ChannelMixer]) -> tuple[Layer, ...]:
-    """Layers with an RMSNorm before each branch."""
-    norm = RMSNorm(size=config.positive("hidden_size"), eps=norm_eps(config))
+def pre_norm_layers(
+    config: Config, mixers: Sequence[Attention], mlps: Sequence[ChannelMixer], *, norm: Norm | None = None
+) -> tuple[Layer, ...]:
+    """Layers with a norm before each branch, a plain RMSNorm unless it is given."""
+    norm = norm or RMSNorm(size=config.positive("hidden_size"), eps=norm_eps(config))
     pairs = zip(mixers, mlps, strict=True)
     return tuple(Layer(mixer_norm=norm, mixer=mixer, mlp_norm=norm, mlp=mlp) for mixer, mlp in pairs)
 

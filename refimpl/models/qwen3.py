@@ -7,6 +7,8 @@ as hidden / heads (head-dim-derived-from-hidden).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from refimpl.blocks import Attention, RMSNorm
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
@@ -21,15 +23,20 @@ def qwen3(config: Config) -> Blueprint:
     use_sliding_window, sliding_window, max_window_layers (the first layers, which stay full), layer_types
     attention_bias (on q, k, v and o), tie_word_embeddings
     """
-    mixers = qwen3_attention(config)
+    mixers = qwen3_attention(config, _windows(config, config.count("num_hidden_layers")))
     mlp = gated_mlp(config)
     layers = pre_norm_layers(config, mixers, [mlp] * len(mixers))
     return assemble(config, layers, tied=config.take("tie_word_embeddings", bool, False))
 
 
-def qwen3_attention(config: Config, *, default_kv_heads: int = 32, default_head_dim: int | None = 128) -> list[Attention]:
+def qwen3_attention(
+    config: Config,
+    layer_windows: Sequence[int | None],
+    *,
+    default_kv_heads: int = 32,
+    default_head_dim: int | None = 128,
+) -> list[Attention]:
     """The token mixers of all layers, dense or MoE. default_head_dim: None where it is hidden_size / heads."""
-    count = config.count("num_hidden_layers")
     heads, kv_heads = head_counts(config, default_kv_heads=default_kv_heads)
     default_head_dim = default_head_dim or config.positive("hidden_size") // heads
     head_dim = config.bounded("head_dim", config.take("head_dim", int, default_head_dim), at_least=1)
@@ -49,7 +56,7 @@ def qwen3_attention(config: Config, *, default_kv_heads: int = 32, default_head_
             qkv_bias=bias,
             output_bias=bias,
         )
-        for window in _windows(config, count)
+        for window in layer_windows
     ]
 
 

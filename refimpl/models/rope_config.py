@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from refimpl.blocks import Linear, Llama3, Rope, Yarn
 from refimpl.config import Config
 from refimpl.layers import yarn_attention_factor
@@ -9,35 +12,85 @@ from refimpl.layers import yarn_attention_factor
 Scaling = Linear | Llama3 | Yarn | None
 
 
-def read_rope(config: Config, *, head_dim: int, default_theta: float, partial: bool = False) -> Rope:
+def read_rope(
+    config: Config,
+    *,
+    head_dim: int,
+    default_theta: float,
+    partial: bool = False,
+    default_share: float = 1.0,
+    default_scaling: Mapping[str, Any] | None = None,
+) -> Rope:
     """The rotation of all layers of a model that has one.
 
     Keys: rope_theta, rope_scaling {type | rope_type, ...}, rope_parameters {rope_type, rope_theta, ...},
     partial_rotary_factor, max_position_embeddings (the original length where a scaling does not name it). Where two keys
-    say the same thing they must agree. partial: whether the architecture rotates a part of a head where it is told to.
+    say the same thing they must agree. partial: whether the architecture rotates a part of a head where it is told to;
+    default_share: which part where it is not told.
+    default_scaling: the scaling of an architecture that has one where both keys are null or absent.
     """
-    max_positions = config.optional_positive("max_position_embeddings")
     old, new = config.optional("rope_scaling", dict), config.optional("rope_parameters", dict)
+    given = _agreed(old, new) or (default_scaling if new is None else None) or {}
+    theta = ("rope_theta", default_theta)
+    return _rope(config, given, head_dim=head_dim, theta=theta, partial=partial, default_share=default_share)
+
+
+def read_ropes(config: Config, *, head_dim: int, thetas: Mapping[str, tuple[str, float]]) -> dict[str, Rope]:
+    """The rotation of each kind of layer, where every kind has one of its own.
+
+    thetas: of each kind the top-level key of its base, and the default of that. Keys beside these: rope_scaling, which is
+    that of the first kind alone; rope_parameters {kind: {rope_type, rope_theta, ...}}.
+    """
+    old, new = config.optional("rope_scaling", dict), config.optional("rope_parameters", dict) or {}
+    first = next(iter(thetas))
+    for kind, keys in new.items():
+        if kind not in thetas or not (keys is None or isinstance(keys, dict)):
+            raise ValueError(f"config: rope_parameters is {new} but needs an object for each of {', '.join(thetas)}")
+    return {
+        kind: _rope(config, _agreed(old if kind == first else None, new.get(kind)), head_dim=head_dim, theta=theta)
+        for kind, theta in thetas.items()
+    }
+
+
+def _agreed(old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any]:
+    """The rotary keys in their old and in their new place, of which one may be empty."""
     if old and new and old != new:
         raise ValueError("config: rope_scaling and rope_parameters are both set and differ; one of them must go")
-    keys = Config({"model_type": config.name, **(new or old or {})})
-    theta = keys.bounded("rope_theta", _either(config, keys, "rope_theta", default_theta), above=0)
-    share = keys.bounded("partial_rotary_factor", _either(config, keys, "partial_rotary_factor", 1.0), above=0)
+    return new or old or {}
+
+
+def _rope(
+    config: Config,
+    parameters: Mapping[str, Any],
+    *,
+    head_dim: int,
+    theta: tuple[str, float],
+    partial: bool = False,
+    default_share: float = 1.0,
+) -> Rope:
+    """The rotation that `parameters` describe, with the base under the top-level key theta[0], by default theta[1]."""
+    max_positions = config.optional_positive("max_position_embeddings")
+    keys = Config({"model_type": config.name, **parameters})
+    base = keys.bounded("rope_theta", _either(config, keys, "rope_theta", theta[1], outer_name=theta[0]), above=0)
+    share = keys.bounded("partial_rotary_factor", _either(config, keys, "partial_rotary_factor", default_share), above=0)
     if share > 1 or (share < 1 and not partial):
         raise ValueError(f"config: partial_rotary_factor is {share} but {config.name!r} rotates whole heads")
     rotary_dim = int(head_dim * share)
     if rotary_dim < 2 or rotary_dim % 2:
         raise ValueError(f"config: {rotary_dim} of {head_dim} entries of a head are to be rotated, but they go in pairs")
-    scaling = _scaling(keys, theta, max_positions)
+    scaling = _scaling(keys, base, max_positions)
     keys.finish()
-    return Rope(rotary_dim=rotary_dim, theta=theta, scaling=scaling)
+    return Rope(rotary_dim=rotary_dim, theta=base, scaling=scaling)
 
 
-def _either(config: Config, keys: Config, name: str, default: float) -> float:
-    """A key that stands at the top level, among the rotary keys, or equal in both."""
-    outer, inner = config.optional(name, float), keys.optional(name, float)
+def _either(config: Config, keys: Config, name: str, default: float, *, outer_name: str | None = None) -> float:
+    """A key that stands at the top level (there under `outer_name`), among the rotary keys, or equal in both."""
+    outer_name = outer_name or name
+    outer, inner = config.optional(outer_name, float), keys.optional(name, float)
     if outer is not None and inner is not None and outer != inner:
-        raise ValueError(f"config: {name} is {outer} at the top level but {inner} among the rotary keys; one of them must go")
+        raise ValueError(
+            f"config: {outer_name} is {outer} at the top level but {inner} among the rotary keys; one of them must go"
+        )
     return next((value for value in (inner, outer) if value is not None), default)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from refimpl.blocks import Attention
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
-from refimpl.models.llama_like import assemble, gated_mlp, head_counts, layer_types, pre_norm_layers, windows
+from refimpl.models.llama_like import assemble, gated_mlp, head_counts, layer_types, pre_norm_layers, rope_flags, windows
 from refimpl.models.rope_config import read_rope
 
 
@@ -27,7 +27,7 @@ def smollm3(config: Config) -> Blueprint:
     hidden_size = config.positive("hidden_size")
     head_dim = config.optional_positive("head_dim") or hidden_size // heads
     rope = read_rope(config, head_dim=head_dim, default_theta=2e6)
-    has_rope = _has_rope(config, count)
+    has_rope = rope_flags(config, config.optional("no_rope_layers", list))
     sliding_window = config.optional_positive("sliding_window")
     slides = config.take("use_sliding_window", bool, False) and sliding_window is not None
     derived = ["sliding_attention" if slides and not rotated else "full_attention" for rotated in has_rope]
@@ -51,15 +51,3 @@ def smollm3(config: Config) -> Blueprint:
     mlp = gated_mlp(config, bias=config.take("mlp_bias", bool, False))
     layers = pre_norm_layers(config, mixers, [mlp] * count)
     return assemble(config, layers, tied=config.take("tie_word_embeddings", bool, True))
-
-
-def _has_rope(config: Config, count: int) -> list[bool]:
-    interval = config.take("no_rope_layer_interval", int, 4)
-    flags = config.optional("no_rope_layers", list)
-    if flags is None:
-        if interval < 1:
-            raise ValueError(f"config: no_rope_layer_interval is {interval} but needs a positive integer")
-        return [(index + 1) % interval != 0 for index in range(count)]
-    if len(flags) < count or any(type(flag) not in (int, bool) or flag not in (0, 1) for flag in flags):
-        raise ValueError(f"config: no_rope_layers is {flags} but needs 0 or 1 for each of the {count} layers")
-    return [bool(flag) for flag in flags[:count]]

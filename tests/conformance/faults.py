@@ -12,7 +12,9 @@ import numpy as np
 from refimpl import layers
 from refimpl.layers.attention import attention_logits, masked_softmax, mix_values
 from refimpl.numerics import FORMATS
-from tests.conformance.variants import computing_in
+from tests.conformance.computing import computing_in
+from tests.conformance.gate_faults import GATE_FAULTS, GATE_FAULTS_OF_SOME_FORMATS
+from tests.conformance.router_faults import ROUTER_FAULTS, ROUTER_FAULTS_OF_SOME_FORMATS
 
 wide = computing_in(np.float32)
 
@@ -202,6 +204,25 @@ def truncation_ignored(rotary_dim, *, truncate=True, **options):
     return layers.yarn_rope_frequencies(rotary_dim, truncate=True, **options)
 
 
+def blend_ignored(rotary_dim, *, blend="linear", **options):
+    return layers.grok_yarn_rope_frequencies(rotary_dim, **options)
+
+
+def all_is_kept_before_the_ramp(rotary_dim, *, extrapolation_factor=1.0, **options):
+    return layers.grok_yarn_rope_frequencies(rotary_dim, **options)
+
+
+def step_behind_the_bound(rotary_dim, *, extrapolation_factor=1.0, blend="linear", theta, factor, **options):
+    """The ramp of the YaRN of other models, which differs where its bounds are equal."""
+    f, scaled = (layers.yarn_rope_frequencies(rotary_dim, theta=theta, factor=s, **options) for s in (1.0, 2.0))
+    kept = (2 * scaled / f - 1) * extrapolation_factor
+    return f * factor ** (kept - 1) if blend == "log" else f * kept + f / factor * (1 - kept)
+
+
+def theta_times_factor(rotary_dim, *, theta, factor, original_max_position_embeddings):
+    return layers.rope_frequencies(rotary_dim, theta=theta * factor)
+
+
 def blend_over_wavelengths(rotary_dim, *, theta, factor, low_freq_factor, high_freq_factor, original_max_position_embeddings):
     f = layers.rope_frequencies(rotary_dim, theta=theta)
     turns = original_max_position_embeddings * f / (2 * math.pi)
@@ -316,6 +337,8 @@ FAULTS = {
     "embedding not scaled": ("embedding", scale_dropped),
     "hard cap": ("soft_cap", hard_cap),
     "last position missing": ("position_embedding", last_row_is_missing),
+    **ROUTER_FAULTS,
+    **GATE_FAULTS,
 }
 # Those of functions that exist in the wide formats alone.
 WIDE_FAULTS = {
@@ -325,5 +348,11 @@ WIDE_FAULTS = {
     "YaRN truncates always": ("yarn_rope_frequencies", truncation_ignored),
     "Llama 3 scaling ignored": ("llama3_rope_frequencies", scaling_ignored),
     "blend linear in the wavelength": ("llama3_rope_frequencies", blend_over_wavelengths),
+    "logarithmic blend ignored": ("grok_yarn_rope_frequencies", blend_ignored),
+    "extrapolation factor ignored": ("grok_yarn_rope_frequencies", all_is_kept_before_the_ramp),
+    "step behind the bound": ("grok_yarn_rope_frequencies", step_behind_the_bound),
+    "theta times factor": ("theta_scaled_rope_frequencies", theta_times_factor),
     "linear scaling ignored": ("linear_rope_frequencies", scaling_ignored),
 }
+# Those that exist in some formats alone: the formats too.
+FAULTS_OF_SOME_FORMATS = {**ROUTER_FAULTS_OF_SOME_FORMATS, **GATE_FAULTS_OF_SOME_FORMATS}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 
+import refimpl
 from conformance.backends import numpy as specification
 
 
@@ -54,6 +56,13 @@ def wrapped(around):
     return load
 
 
+def branches_added(directory):
+    """The gated MLP and the experts beside it without the division by the root of 2."""
+    model = refimpl.load(directory, "float32")
+    layers = tuple(replace(layer, mlp=replace(layer.mlp, factor=None)) for layer in model.blueprint.layers)
+    return replace(model, blueprint=replace(model.blueprint, layers=layers))
+
+
 def padding_ignored(engine, tokens, cache, attention_mask):
     return engine(tokens, cache)
 
@@ -83,6 +92,9 @@ FAULTY_MODELS = {
     "window one too long": ("qwen3", with_config(sliding_window=lambda config: (config["sliding_window"] or 3) + 1)),
     "another eps": ("qwen3", with_config(rms_norm_eps=1e-5)),
     "another theta": ("smollm3", with_config(rope_theta=5e5)),
+    "temperature ignored": ("grok", with_config(attn_temperature_len=-1)),
+    "original taken for YaRN": ("grok", with_config(rope_type="yarn")),
+    "branches added and not averaged": ("grok", branches_added),
     "padding ignored": ("smollm3", wrapped(padding_ignored)),
     "positions count padding": ("qwen3", wrapped(positions_count_padding)),
     "decoding rotates one place early": ("smollm3", wrapped(decode_one_place_early)),

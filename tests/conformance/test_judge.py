@@ -11,7 +11,7 @@ from conformance.cases import FAMILIES
 from conformance.judge import CONSTANT, Norms, expect, judge_one, rounding_noise
 from conformance.readings import Exact
 from refimpl.layers import VOCABULARY
-from tests.conformance.faults import FAULTS, WIDE_FAULTS
+from tests.conformance.faults import FAULTS, FAULTS_OF_SOME_FORMATS, WIDE_FAULTS
 from tests.conformance.variants import LEGITIMATE
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -62,6 +62,13 @@ def test_a_fault_of_a_wide_function_fails(label):
     name, function = WIDE_FAULTS[label]
     for dtype in ("float64", "float32"):
         assert "fail" in [judgement.verdict for _, _, judgement in judged({name: function}, dtype, [0])]
+
+
+@pytest.mark.parametrize("label", FAULTS_OF_SOME_FORMATS)
+def test_a_fault_of_some_formats_fails_in_each_of_them(label):
+    name, function, dtypes = FAULTS_OF_SOME_FORMATS[label]
+    for dtype in dtypes:
+        assert "fail" in [judgement.verdict for _, _, judgement in judged({name: function}, dtype, [1])], dtype
 
 
 def test_an_output_two_per_cent_too_large_is_caught_by_the_rms():

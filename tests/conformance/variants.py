@@ -5,59 +5,21 @@ All of them take and return arrays in the tested dtype, like any backend.
 
 from __future__ import annotations
 
-from functools import wraps
-
 import numpy as np
 
 from conformance.backends import numpy as specification
 from refimpl import layers
 from refimpl.layers import VOCABULARY
 from refimpl.layers.attention import attention_logits
-from refimpl.numerics import is_float, low_precision, plain
+from refimpl.numerics import low_precision, plain
+from tests.conformance.computing import computing_in, rounding_every_step
+from tests.conformance.expert_variants import EXPERT_VARIANTS
 
-
-def computing_in(wide):
-    """A decorator: the function sees its float arrays in `wide`(dtype) and its result is rounded once."""
-
-    def decorate(function):
-        @wraps(function)
-        def evaluate(*values, **options):
-            dtype = next(v.dtype for v in (*values, *options.values()) if isinstance(v, np.ndarray) and is_float(v.dtype))
-            to = np.dtype(wide) if dtype.itemsize <= np.dtype(wide).itemsize else dtype
-
-            def widened(value):
-                return value.astype(to) if isinstance(value, np.ndarray) and is_float(value.dtype) else value
-
-            result = function(*map(widened, values), **{key: widened(value) for key, value in options.items()})
-            return tuple(one.astype(dtype) for one in result) if isinstance(result, tuple) else result.astype(dtype)
-
-        return evaluate
-
-    return decorate
-
-
-def rounding_every_step(function):
-    """A decorator: every NumPy operation inside the function rounds to the tested dtype."""
-
-    @wraps(function)
-    def evaluate(*values, **options):
-        dtype = next(v.dtype for v in (*values, *options.values()) if isinstance(v, np.ndarray) and is_float(v.dtype))
-        if dtype.itemsize >= 4:
-            return function(*values, **options)
-
-        def narrow(value):
-            return low_precision(value, dtype) if isinstance(value, np.ndarray) and is_float(value.dtype) else value
-
-        result = function(*map(narrow, values), **{key: narrow(value) for key, value in options.items()})
-        return plain(result).astype(dtype)
-
-    return evaluate
-
-
+NOT_OF_FLOATS = ("token_order", "ring_order", "rope_cos_sin", "mxfp4_decode")
 FLOAT_FUNCTIONS = [
     name
     for name in VOCABULARY
-    if "mask" not in name and name != "token_order" and "frequencies" not in name and name != "rope_cos_sin"
+    if not any(part in name for part in ("mask", "frequencies", "_temperature")) and name not in NOT_OF_FLOATS
 ]
 
 
@@ -95,7 +57,9 @@ def attention_reversed(q, k, v, *, q_order=None, k_order=None, bias=None, **opti
 
 
 @computing_in(np.float32)
-def attention_one_by_one(q, k, v, *, scale, softcap=None, sinks=None, bias=None, q_order=None, k_order=None, **masking):
+def attention_one_by_one(
+    q, k, v, *, scale, softcap=None, temperature=None, sinks=None, bias=None, q_order=None, k_order=None, **masking
+):
     """Sums run over one key after the other, and the division comes last."""
     q_order, k_order = _orders(q, k, q_order, k_order)
     visible = layers.attention_mask(q_order, k_order, **masking)[:, None]
@@ -106,6 +70,7 @@ def attention_one_by_one(q, k, v, *, scale, softcap=None, sinks=None, bias=None,
         logits += q[..., entry].transpose(0, 2, 1)[..., None] * k[..., entry].transpose(0, 2, 1)[:, :, None]
     logits = logits * q.dtype.type(scale)
     logits = logits if softcap is None else layers.soft_cap(logits, cap=softcap)
+    logits = logits if temperature is None else logits * temperature[:, None, :, None]
     logits = np.where(visible, logits if bias is None else logits + bias, q.dtype.type(-1e4))
     top = logits.max(axis=-1, keepdims=True)
     top = top if sinks is None else np.maximum(top, sinks[:, None, None])
@@ -118,16 +83,20 @@ def attention_one_by_one(q, k, v, *, scale, softcap=None, sinks=None, bias=None,
     return (mixed / np.where(total == 0, 1, total)).transpose(0, 2, 1, 3)
 
 
-def attention_log_sum_exp(q, k, v, *, scale, sinks=None, q_order=None, k_order=None, softcap=None, bias=None, **masking):
+def attention_log_sum_exp(
+    q, k, v, *, scale, sinks=None, q_order=None, k_order=None, softcap=None, temperature=None, bias=None, **masking
+):
     """The sink is applied to the rounded output, as sigmoid(lse - sink), and rounds it again."""
-    shared = {"q_order": q_order, "k_order": k_order, "softcap": softcap, "bias": bias, **masking}
+    shared = {"q_order": q_order, "k_order": k_order, "softcap": softcap, "temperature": temperature, "bias": bias, **masking}
     y = computing_in(np.float32)(layers.attention)(q, k, v, scale=scale, **shared)
     if sinks is None:
         return y
     wide = np.float64 if q.dtype == np.float64 else np.float32
     bias = None if bias is None else bias.astype(wide)
     visible = layers.attention_mask(*_orders(q, k, q_order, k_order), **masking)[:, None]
-    logits = attention_logits(q.astype(wide), k.astype(wide), scale=scale, softcap=softcap, bias=bias)
+    temperature = None if temperature is None else temperature.astype(wide)
+    scores = {"scale": scale, "softcap": softcap, "temperature": temperature, "bias": bias}
+    logits = attention_logits(q.astype(wide), k.astype(wide), **scores)
     total = np.sum(np.exp(np.where(visible, logits - sinks.astype(wide)[:, None, None], -np.inf)), axis=-1)
     return (y.astype(wide) * (total / (1 + total)).transpose(0, 2, 1)[..., None]).astype(q.dtype)
 
@@ -218,4 +187,5 @@ LEGITIMATE = {
         "l2_norm": l2_norm_two_steps,
         "rotary_embedding": rotary_by_complex_halves,
     },
+    **EXPERT_VARIANTS,
 }

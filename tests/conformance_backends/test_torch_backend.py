@@ -28,6 +28,17 @@ def heads(queries=T):
 
 
 ANGLES = normal(B, T, 3)
+EXPERTS = (normal(4, 7, D), normal(4, 7, D)[::-1], normal(4, D, 7))
+CHOSEN = np.argsort(normal(3, T, 4), axis=-1)[..., :2]
+SHARES = normal(3, T, 2) ** 2
+LOGITS = np.random.default_rng(3).permuted(np.tile(np.arange(8) / 4 - 1, (T, 1)), axis=-1)
+ROUTERS = {
+    "top_k_softmax_router": {},
+    "softmax_top_k_router": {"renormalise": True},
+    "softcapped_softmax_router": {"softcap": 2.0},
+    "sigmoid_router": {"groups": 4, "top_groups": 2, "scaling_factor": 2.5},
+    "top_k_sigmoid_router": {},
+}
 # name, arrays, options, and how many roundings of the largest result the format may cost
 CALLS = {
     "rms_norm": ("rms_norm", (normal(3, T, D), normal(D)), {"eps": 1e-5}, 2),
@@ -88,6 +99,30 @@ CALLS = {
         },
         3,
     ),
+    "attention, temperature": ("attention", heads(), {"scale": 0.3, "temperature": 1 + normal(B, T) ** 2}, 3),
+    "attention, temperature with softcap": (
+        "attention",
+        heads(),
+        {"scale": 0.3, "temperature": 1 + normal(B, T) ** 2, "softcap": 2.0, "sinks": normal(H)},
+        3,
+    ),
+    "log_length_temperature": ("log_length_temperature", (np.maximum(PLACES_Q, 0),), {"length": 6}, 2),
+    "log_floor_temperature": ("log_floor_temperature", (np.maximum(PLACES_Q, 0),), {"scale": 0.3, "floor": 3}, 2),
+    "ring_order": ("ring_order", (PLACES_K,), {"window": 4}, 0),
+    "ring_append": ("ring_append", (normal(B, T, H), PLACES_K[:, -T:]), {"window": 4}, 0),
+    "ring_append to a ring": ("ring_append", (normal(B, 2, H), PLACES_K, normal(B, 4, H)), {"window": 4}, 0),
+    "clamped_swiglu": ("clamped_swiglu", (normal(T, D, scale=3), normal(D, T).T), {"alpha": 1.7, "limit": 1.5}, 4),
+    "sigmoid": ("sigmoid", (normal(3, T, D, scale=4),), {}, 2),
+    "sigmoid_gate": ("sigmoid_gate", (normal(3, T, D), normal(3, T, 1)), {}, 3),
+    "routed_experts": ("routed_experts", (normal(3, T, D), CHOSEN, SHARES, *EXPERTS), {}, 8),
+    "routed_experts, scaled input": ("routed_experts", (normal(3, T, D), CHOSEN, SHARES, *EXPERTS), {"scale_input": True}, 8),
+    "routed_experts, everything": (
+        "routed_experts",
+        (normal(3, T, D), CHOSEN, SHARES, *EXPERTS, normal(4, 7), normal(4, 7), normal(4, D)),
+        {"activation": "clamped_swiglu", "alpha": 1.7, "limit": 1.0},
+        8,
+    ),
+    "routed_experts, gelu": ("routed_experts", (normal(3, T, D), CHOSEN, SHARES, *EXPERTS), {"activation": "gelu_tanh"}, 8),
     "soft_cap": ("soft_cap", (normal(3, T, D, scale=20),), {"cap": 15.0}, 3),
     "linear": ("linear", (normal(3, T, D), normal(7, D)), {}, 2),
     "linear with bias": ("linear", (normal(3, T, D), normal(7, D), normal(7)), {}, 2),
@@ -125,7 +160,8 @@ def test_agrees_with_the_specification(call, dtype):
     name, values, options, roundings = CALLS[call]
     got, exact = both(name, values, options, FORMATS[dtype])
     assert got.shape == exact.shape
-    assert got.dtype == (FORMATS[dtype] if is_float(exact.dtype) else exact.dtype)
+    chosen = name.endswith("_temperature")  # of which the format is an option
+    assert got.dtype == (FORMATS[dtype] if is_float(exact.dtype) and not chosen else exact.dtype)
     if not is_float(exact.dtype):
         assert np.array_equal(got, exact)
         return
@@ -144,6 +180,29 @@ def test_angles_agree(dtype):
     for result, expected in zip(got, exact, strict=True):
         assert result.dtype == inv_freq.dtype
         assert np.abs(result - expected).max() <= allowed
+
+
+@needs_torch
+@pytest.mark.parametrize("dtype", backend.dtypes)
+@pytest.mark.parametrize("name", ROUTERS)
+def test_routers_choose_alike(name, dtype):
+    logits = LOGITS.astype(FORMATS[dtype])
+    indices, weights = getattr(backend, name)(logits, top_k=3, **ROUTERS[name])
+    chosen, exact = VOCABULARY[name](logits.astype(np.float64), top_k=3, **ROUTERS[name])
+    assert np.array_equal(indices, chosen)
+    assert weights.dtype == FORMATS[dtype]
+    allowed = 1e-12 if dtype == "float64" else 4 * unit_roundoff(dtype)
+    assert np.abs(weights.astype(np.float64) - exact).max() <= allowed * exact.max()
+
+
+@needs_torch
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_mxfp4_is_decoded_exactly(dtype):
+    blocks = np.random.default_rng(5).integers(0, 256, (3, 2, 16)).astype(np.uint8)
+    scales = np.array([[2, 255], [127, 252], [100, 140]], np.uint8)
+    got, exact = (module(blocks, scales, dtype=FORMATS[dtype]) for module in (backend.mxfp4_decode, VOCABULARY["mxfp4_decode"]))
+    assert got.dtype == FORMATS[dtype]
+    assert np.array_equal(got.astype(np.float64), exact.astype(np.float64), equal_nan=True)
 
 
 @needs_torch

@@ -38,7 +38,7 @@ def test_the_models_are_confirmed_by_another_implementation() -> None:
     confirmed = [entry["confirmed_by"] for entry in read_manifest(STORED)["entries"] if entry["kind"] == "model"]
     assert len(confirmed) == 2
     for by in confirmed:
-        assert by["implementation"] == "transformers"
+        assert by["implementation"] in ("transformers", "tests/peers/grok.py in torch")
         assert by["version"]
         assert by["largest_relative_error"] < 1e-10
 

@@ -15,14 +15,33 @@ REQUIRED = [
     for parameter in inspect.signature(function).parameters.values()
     if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
 ]
+INTEGERS = {"attention_mask", "indices", "k_order", "order", "positions", "q_order", "tokens"}
+# Arrays that fit each other, where two by two does not.
+SHAPES = {
+    "attention": (1, 2, 2, 2),
+    "rotary_embedding": {"x": (1, 2, 2, 2), "cos": (1, 2, 1), "sin": (1, 2, 1)},
+    "routed_experts": {"gate": (2, 2, 2), "up": (2, 2, 2), "down": (2, 2, 2)},
+    "lm_head": {"x": (1, 2, 2)},
+}
 NUMBERS = {"eps": 1e-6, "scale": 1.0, "cap": 1.0, "window": 2, "chunk": 2, "theta": 10.0, "factor": 2.0}
+COUNTS = {"top_k": 1, "length": 8, "floor": 8}
+SWITCHES = {"renormalise": True, "softcap": 2.0, "alpha": 1.0, "limit": 7.0}
 SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 2.0, "original_max_position_embeddings": 8}
+
+
+def array(layer: str, argument: str) -> np.ndarray:
+    shape = SHAPES.get(layer, (2, 2))
+    if isinstance(shape, dict):
+        shape = shape.get(argument, (2, 2))
+    return np.zeros(shape, int if argument in INTEGERS else float)
 
 
 @pytest.mark.parametrize(("name", "argument"), REQUIRED)
 def test_none_is_not_an_array(name: str, argument: str) -> None:
     parameters = inspect.signature(VOCABULARY[name]).parameters.values()
-    given = {p.name: np.ones((2, 2)) for p in parameters if (name, p.name) in REQUIRED and p.name != argument}
-    options = {p.name: {**NUMBERS, **SCALING}[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
-    with pytest.raises(ValueError, match=r"^\w+: \w+ (is|has) .* but "):
+    given = {p.name: array(name, p.name) for p in parameters if (name, p.name) in REQUIRED and p.name != argument}
+    known = {**NUMBERS, **COUNTS, **SWITCHES, **SCALING}
+    options = {p.name: known[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
+    needed = "None but needs a positive even integer" if argument == "rotary_dim" else "a NoneType but needs a NumPy array"
+    with pytest.raises(ValueError, match=rf"^\w+: {argument} is {needed}"):
         VOCABULARY[name](**given, **{argument: None}, **options)

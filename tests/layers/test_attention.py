@@ -36,6 +36,8 @@ def problems(draw: st.DrawFn) -> tuple[tuple[np.ndarray, ...], dict[str, Any]]:
     options: dict[str, Any] = {"scale": draw(st.sampled_from([0.3, 1.0, -0.7])), **masking}
     if draw(st.booleans(), label="softcap"):
         options["softcap"] = 1.5
+    if draw(st.booleans(), label="temperature"):
+        options["temperature"] = rng.uniform(-2, 2, (B, T))
     if draw(st.booleans(), label="sinks"):
         options["sinks"] = rng.standard_normal(H) * 3
     bias = draw(st.sampled_from([None, (B, H, T, S), (1, H, 1, S), (B, 1, T, S), (T, 1), (S,)]), label="bias")
@@ -117,6 +119,26 @@ class TestAttention:
         y = attention(q, k, np.array([1.0, 0.0]).reshape(1, 2, 1, 1), scale=0.5, softcap=2.0, bias=np.array([3.0, 0.0]))
         first, second = 2 * math.tanh(0.5 * 11 / 2) + 3, 2 * math.tanh(0.5 * -1 / 2)
         assert math.isclose(y.item(), 1 / (1 + math.exp(second - first)), rel_tol=1e-13)
+
+    def test_r6_the_temperature_multiplies_after_the_cap_and_before_the_bias(self) -> None:
+        q, k = np.array([3.0, 4.0]).reshape(1, 1, 1, 2), np.array([[1.0, 2.0], [-1.0, 0.5]]).reshape(1, 2, 1, 2)
+        options = {"softcap": 2.0, "bias": np.array([0.5, 0.0]), "temperature": np.array([[1.5]])}
+        y = attention(q, k, np.array([1.0, 0.0]).reshape(1, 2, 1, 1), scale=0.5, **options)
+        first, second = 1.5 * 2 * math.tanh(0.5 * 11 / 2) + 0.5, 1.5 * 2 * math.tanh(0.5 * -1 / 2)
+        assert math.isclose(y.item(), 1 / (1 + math.exp(second - first)), rel_tol=1e-13)
+
+    @pytest.mark.parametrize("function", [attention, attention_online])
+    def test_r6_each_query_of_each_row_has_its_own_temperature(self, function) -> None:
+        q, k, v = arrays(2, 3, 5, 4, 2, 6, 3)
+        temperature = np.array([[1.0, 0.5, 2.0], [0.25, 3.0, 1.0]])
+        hotter = q * temperature[:, :, None, None]
+        expected = function(hotter, k, v, scale=0.5)
+        np.testing.assert_allclose(function(q, k, v, scale=0.5, temperature=temperature), expected, rtol=1e-12)
+
+    def test_r7_a_sink_is_not_tempered(self) -> None:
+        one = np.zeros((1, 1, 1, 1))
+        y = attention(one, one, one + 1, scale=1.0, temperature=np.array([[3.0]]), sinks=np.array([5.0]))
+        assert math.isclose(y.item(), 1 / (1 + math.exp(5)), rel_tol=1e-14)
 
     def test_r6_a_masked_key_stays_masked_under_the_cap(self) -> None:
         q, k, v = arrays(1, 3, 3, 1, 1, 4, 4)
@@ -267,6 +289,8 @@ class TestBadInput:
             ({"v": (2, 5, 4, 3)}, r"v has shape \(2, 5, 4, 3\) but needs \[B, S, G, J\] with G = 2 as in k"),
             ({"q": (2, 3, 3, 6)}, "q has 3 heads and k has 2, but query heads must be a multiple of key heads"),
             ({"sinks": (3,)}, r"sinks has shape \(3,\) but needs \[H\] with H = 4 as in q"),
+            ({"temperature": (2, 5)}, r"temperature has shape \(2, 5\) but needs \[B, T\] with T = 3 as in q"),
+            ({"temperature": (3,)}, r"temperature has shape \(3,\) but needs \[B, T\]"),
             ({"bias": (2, 4, 3, 5, 1)}, r"bias has shape \(2, 4, 3, 5, 1\) but needs one broadcastable to \(2, 4, 3, 5\)"),
             ({"bias": (7,)}, r"bias has shape \(7,\) but needs one broadcastable to \(2, 4, 3, 5\)"),
             ({"q": (2, 6, 4, 6)}, "6 queries but 5 keys: without q_order and k_order the queries are the last keys"),
@@ -290,6 +314,10 @@ class TestBadInput:
             ({"softcap": 0.0}, "cap is 0.0 but needs a positive number"),
             ({"causal": False, "window": 2}, "window and chunk are defined for causal attention"),
             ({"sinks": np.zeros(4, np.float32)}, "sinks has dtype float32 but q has float64; they must be equal"),
+            (
+                {"temperature": np.ones((2, 3), np.float32)},
+                "temperature has dtype float32 but q has float64; they must be equal",
+            ),
             ({"bias": np.zeros(5, int)}, "bias has dtype int64 but needs float64 or float32"),
             ({"bias": [0.0] * 5}, "bias is a list but needs"),
             ({"scale": None}, "scale is None but needs"),

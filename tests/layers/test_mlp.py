@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import ml_dtypes
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refimpl.layers import geglu, gelu, linear, silu, swiglu
+from refimpl.layers import clamped_swiglu, geglu, gelu, linear, sigmoid, sigmoid_gate, silu, swiglu
 from refimpl.numerics import low_precision, plain
 from tests.tiny import normal
 
@@ -161,7 +162,117 @@ class TestGeglu:
         assert math.isclose(y, 3 * (1 + math.tanh(math.sqrt(2 / math.pi) * 2.35772)), rel_tol=1e-13)
 
 
-@pytest.mark.parametrize("gated", [swiglu, geglu])
+class TestClampedSwiglu:
+    @given(FINITE, FINITE, st.sampled_from([1.702, 1.0, -0.5]), st.sampled_from([7.0, 0.25]))
+    def test_equals_the_formula(self, gate: float, up: float, alpha: float, limit: float) -> None:
+        g, u = min(gate, limit), min(max(up, -limit), limit)
+        odds = math.exp(alpha * g)
+        expected = g * (odds / (1 + odds) if odds < 1 else 1 / (1 + 1 / odds)) * (u + 1)
+        y = clamped_swiglu(np.array([gate]), np.array([up]), alpha=alpha, limit=limit).item()
+        assert math.isclose(y, expected, rel_tol=1e-12, abs_tol=1e-300)
+
+    def test_r1_the_gate_is_clamped_from_above_alone_and_up_on_both_sides(self) -> None:
+        y = clamped_swiglu(np.array([-9.0, 9.0]), np.array([-9.0, 9.0]), alpha=0.25, limit=2.0)
+        np.testing.assert_allclose(y, [9 / (1 + math.exp(9 / 4)), 6 / (1 + math.exp(-0.5))], rtol=1e-14)
+
+    def test_r2_the_clamp_comes_before_alpha_and_before_the_shift(self) -> None:
+        # alpha · 3 is below the limit and 3 is above it; 1.5 + 1 is above it and 1.5 is not
+        y = clamped_swiglu(np.array([3.0]), np.array([1.5]), alpha=0.5, limit=2.0)
+        np.testing.assert_allclose(y, 2 / (1 + math.exp(-1)) * 2.5, rtol=1e-14)
+
+    def test_r3_1_is_added_to_the_clamped_factor(self) -> None:
+        y = clamped_swiglu(np.array([1.0, 1.0]), np.array([0.0, -1.0]), alpha=1.0, limit=7.0)
+        np.testing.assert_allclose(y, [1 / (1 + math.exp(-1)), 0], rtol=1e-14)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_extremes_are_finite_without_warnings(self, dtype: str) -> None:
+        largest = np.finfo(dtype).max
+        x = np.array([*EXTREMES, largest, -largest], dtype)
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
+            y = clamped_swiglu(x, x[::-1], alpha=1.0, limit=7.0)
+        assert y.dtype == dtype
+        assert np.isfinite(y).all()
+
+    def test_t1_every_step_rounds_and_the_sigmoid_once(self) -> None:
+        gate, up = to_bf16(4 * normal(400)), to_bf16(4 * normal(400, seed=1))
+        g, u = np.minimum(gate, np.float32(3)), np.clip(up, np.float32(-3), np.float32(3))
+        steep = to_bf16(g * np.float32(1.702))
+        expected = to_bf16(to_bf16(g * to_bf16(1 / (1 + np.exp(-steep)))) * to_bf16(u + np.float32(1)))
+        low = low_precision(gate, BF16), low_precision(up, BF16)
+        np.testing.assert_array_equal(plain(clamped_swiglu(*low, alpha=1.702, limit=3.0)), expected)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"limit": 0}, "limit is 0 but needs a positive number"),
+            ({"limit": -7.0}, "limit is -7.0 but needs a positive number"),
+            ({"limit": None}, "limit is None but needs a positive number"),
+            ({"alpha": math.inf}, "alpha is inf but needs a finite number"),
+            ({"alpha": None}, "alpha is None but needs a finite number"),
+        ],
+    )
+    def test_wrong_constants_are_one_sentence(self, options: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=f"^clamped_swiglu: {message}$"):
+            clamped_swiglu(np.ones(2), np.ones(2), **{"alpha": 1.0, "limit": 7.0, **options})
+
+
+class TestSigmoid:
+    @given(FINITE)
+    def test_equals_the_formula(self, x: float) -> None:
+        assert math.isclose(sigmoid(np.array([x])).item(), 1 / (1 + math.exp(-x)), rel_tol=1e-14)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_r1_is_finite_for_any_finite_x_without_warnings(self, dtype: str) -> None:
+        largest = np.finfo(dtype).max
+        x = np.array([*EXTREMES, largest, -largest, np.inf, -np.inf], dtype)
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
+            y = sigmoid(x)
+        assert y.dtype == dtype
+        assert ((y >= 0) & (y <= 1)).all()
+        np.testing.assert_array_equal(y[x > 50], 1)
+        assert (y[x < -87] < 1e-37).all()
+
+    def test_t1_rounds_once(self) -> None:
+        x = to_bf16(normal(200) * 5)
+        np.testing.assert_array_equal(plain(sigmoid(low_precision(x, BF16))), to_bf16(sigmoid(x)))
+
+
+class TestSigmoidGate:
+    @pytest.mark.parametrize("front", [(), (4,), (2, 3), (0,)])
+    @pytest.mark.parametrize("width", [1, 5])
+    def test_r1_the_gate_goes_through_the_sigmoid_and_x_does_not(self, front: tuple[int, ...], width: int) -> None:
+        x, gate = normal(*front, 5), normal(*front, width, seed=1)
+        y = sigmoid_gate(x, gate)
+        assert y.shape == x.shape
+        for place in np.ndindex(x.shape):
+            openness = 1 / (1 + math.exp(-gate[(*place[:-1], place[-1] if width > 1 else 0)]))
+            assert math.isclose(y[place], openness * x[place], rel_tol=1e-14)
+
+    def test_t1_the_sigmoid_is_cast_before_the_product(self) -> None:
+        x, gate = to_bf16(normal(300)), to_bf16(normal(300, seed=1))
+        y = plain(sigmoid_gate(low_precision(x, BF16), low_precision(gate, BF16)))
+        np.testing.assert_array_equal(y, to_bf16(to_bf16(sigmoid(gate)) * x))
+        assert (y != to_bf16(sigmoid(gate) * x)).any()
+
+    @pytest.mark.parametrize("shape", [(5,), (3,), (3, 2), (1, 5), (1, 1), (3, 1, 1), ()])
+    def test_another_shape_is_one_sentence(self, shape: tuple[int, ...]) -> None:
+        message = rf"^sigmoid_gate: gate has shape {re.escape(str(shape))} but needs \(3, 5\) or \(3, 1\)$"
+        with pytest.raises(ValueError, match=message):
+            sigmoid_gate(np.ones((3, 5)), np.ones(shape))
+
+    def test_mixed_formats_are_one_sentence(self) -> None:
+        with pytest.raises(ValueError, match="sigmoid_gate: gate has dtype float32 but x has float64; they must be equal"):
+            sigmoid_gate(np.ones((3, 5)), np.ones((3, 5), np.float32))
+
+
+def clamped(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    return clamped_swiglu(gate, up, alpha=1.0, limit=1.0)
+
+
+clamped.__name__ = "clamped_swiglu"
+
+
+@pytest.mark.parametrize("gated", [swiglu, geglu, clamped])
 class TestGatedBadInput:
     def test_shapes_must_be_equal_not_broadcastable(self, gated) -> None:
         message = rf"{gated.__name__}: up has shape \(1, 3\) but needs \(2, 3\), the shape of gate"
@@ -173,7 +284,7 @@ class TestGatedBadInput:
             gated(np.ones(3), np.ones(3, np.float32))
 
 
-@pytest.mark.parametrize("function", [silu, gelu])
+@pytest.mark.parametrize("function", [silu, gelu, sigmoid])
 @pytest.mark.parametrize(
     ("x", "message"),
     [

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from refimpl.layers import (
+    grok_yarn_rope_frequencies,
     linear_rope_frequencies,
     llama3_rope_frequencies,
     rope_frequencies,
+    theta_scaled_rope_frequencies,
     yarn_attention_factor,
     yarn_rope_frequencies,
 )
@@ -19,6 +21,8 @@ DEEPSEEK_V3 = {"theta": 1e4, "factor": 40, "original_max_position_embeddings": 4
 KIMI_K2 = {"theta": 5e4, "factor": 32, "original_max_position_embeddings": 4096, "beta_fast": 1.0, "beta_slow": 1.0}
 GPT_OSS = {"theta": 150000, "factor": 32, "original_max_position_embeddings": 4096, "truncate": False}
 MISTRAL_LARGE_3 = {"theta": 1e4, "factor": 36, "original_max_position_embeddings": 8192}
+GROK_2_THETA = {"theta": 208533496, "factor": 16.0, "original_max_position_embeddings": 8192}
+GROK_2 = {**GROK_2_THETA, "beta_fast": 8, "beta_slow": 1}
 LLAMA_32 = {
     "theta": 5e5,
     "factor": 32.0,
@@ -171,6 +175,84 @@ class TestYarnRopeFrequencies:
         assert yarn_rope_frequencies(64, **GPT_OSS, dtype=np.float32).dtype == np.float32
 
 
+class TestGrokYarnRopeFrequencies:
+    @pytest.mark.parametrize(
+        ("blend", "pair", "value"),
+        [
+            ("linear", 10, 5.0133586826e-2),
+            ("linear", 20, 1.5035377445e-3),
+            ("linear", 24, 4.7444850588e-5),
+            ("linear", 63, 4.0428843251e-10),
+            ("log", 10, 5.0133586826e-2),
+            ("log", 20, 7.6596007646e-4),
+            ("log", 24, 4.7444850588e-5),
+            ("log", 63, 4.0428843251e-10),
+        ],
+    )
+    def test_the_numbers_of_the_release(self, blend: str, pair: int, value: float) -> None:
+        assert math.isclose(grok_yarn_rope_frequencies(128, **GROK_2, blend=blend)[pair], value, rel_tol=1e-10)
+
+    def test_is_the_other_yarn_where_bounds_differ_and_all_is_kept(self) -> None:
+        np.testing.assert_allclose(
+            grok_yarn_rope_frequencies(64, **DEEPSEEK_V3), yarn_rope_frequencies(64, **DEEPSEEK_V3), rtol=1e-14
+        )
+
+    def test_r1_between_the_ends_of_the_ramp_the_logarithmic_blend_is_smaller(self) -> None:
+        linear, log = (grok_yarn_rope_frequencies(128, **GROK_2, blend=blend) for blend in ("linear", "log"))
+        between = np.zeros(64, bool)
+        between[18:24] = True  # the bounds are 17 and 24
+        assert (log[between] < 0.9 * linear[between]).all()
+        np.testing.assert_allclose(log[~between], linear[~between], rtol=1e-14)
+
+    @pytest.mark.parametrize("blend", ["linear", "log"])
+    def test_r2_equal_bounds_interpolate_their_own_pair(self, blend: str) -> None:
+        # c(32) is negative and c(0.7) = -0.08 rounds up to 0
+        options = {"theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 4, "beta_slow": 0.7}
+        with np.errstate(all="raise"):
+            scaled = grok_yarn_rope_frequencies(16, **options, blend=blend)
+        np.testing.assert_allclose(scaled, [f / 8 for f in base(16, 1e4)], rtol=1e-13)
+        assert yarn_rope_frequencies(16, **options)[0] == 1
+
+    @pytest.mark.parametrize("blend", ["linear", "log"])
+    def test_r3_a_small_extrapolation_factor_interpolates_the_fastest_pair(self, blend: str) -> None:
+        fastest = grok_yarn_rope_frequencies(128, **GROK_2, blend=blend, extrapolation_factor=0.25)[0]
+        assert math.isclose(fastest, 0.25 + 0.75 / 16 if blend == "linear" else 16**-0.75, rel_tol=1e-14)
+
+    @pytest.mark.parametrize("blend", ["linear", "log"])
+    def test_keeps_the_dtype(self, blend: str) -> None:
+        assert grok_yarn_rope_frequencies(64, **GROK_2, blend=blend, dtype=np.float32).dtype == np.float32
+
+    def test_another_blend_is_one_sentence(self) -> None:
+        with pytest.raises(ValueError, match="blend is 'cubic' but must be 'linear' or 'log'"):
+            grok_yarn_rope_frequencies(64, **GROK_2, blend="cubic")
+
+
+class TestThetaScaledRopeFrequencies:
+    @pytest.mark.parametrize(
+        ("pair", "value"),
+        [(10, 1.5764872343e-2), (20, 2.4853119999e-4), (24, 4.7256015477e-5), (32, 1.7084782990e-6), (63, 4.4202810929e-12)],
+    )
+    def test_the_numbers_of_the_release(self, pair: int, value: float) -> None:
+        assert math.isclose(theta_scaled_rope_frequencies(128, **GROK_2_THETA)[pair], value, rel_tol=1e-9)
+
+    def test_r1_the_wave_of_the_original_length_becomes_factor_times_as_long(self) -> None:
+        # With theta = (L0 / 2π)^2, pair P / 4 of P / 2 has exactly that wave.
+        theta = (512 / (2 * math.pi)) ** 2
+        scaled = theta_scaled_rope_frequencies(16, theta=theta, factor=4.0, original_max_position_embeddings=512)
+        ratios = np.array(base(16, theta)) / scaled
+        assert ratios[0] == 1
+        assert math.isclose(ratios[4], 4, rel_tol=1e-13)
+        assert ((ratios[1:4] > 1) & (ratios[1:4] < 4)).all()
+        assert (ratios[5:] > 4).all()
+
+    def test_keeps_the_dtype(self) -> None:
+        assert theta_scaled_rope_frequencies(64, **GROK_2_THETA, dtype=np.float32).dtype == np.float32
+
+    def test_a_length_without_a_wave_is_one_sentence(self) -> None:
+        with pytest.raises(ValueError, match="original_max_position_embeddings is 6 but needs an integer above 2π"):
+            theta_scaled_rope_frequencies(16, theta=1e4, factor=4.0, original_max_position_embeddings=6)
+
+
 class TestYarnAttentionFactor:
     def test_r1_generic_is_one_tenth_of_the_logarithm_plus_one(self) -> None:
         assert math.isclose(yarn_attention_factor(32.0), 1.3465735902799727, rel_tol=1e-15)
@@ -207,6 +289,12 @@ class TestYarnAttentionFactor:
         (yarn_rope_frequencies, {**DEEPSEEK_V3, "beta_slow": 0}, "beta_slow is 0 but needs"),
         (yarn_rope_frequencies, {**DEEPSEEK_V3, "beta_fast": -1}, "beta_fast is -1 but needs"),
         (llama3_rope_frequencies, {**LLAMA_32, "factor": 0}, "factor is 0 but needs"),
+        (grok_yarn_rope_frequencies, {**GROK_2, "factor": -1}, "factor is -1 but needs"),
+        (grok_yarn_rope_frequencies, {**GROK_2, "theta": 1}, "theta is 1 but needs"),
+        (grok_yarn_rope_frequencies, {**GROK_2, "beta_fast": 0}, "beta_fast is 0 but needs"),
+        (grok_yarn_rope_frequencies, {**GROK_2, "extrapolation_factor": -0.5}, "extrapolation_factor is -0.5 but needs"),
+        (grok_yarn_rope_frequencies, {**GROK_2, "original_max_position_embeddings": 0}, "original_max_.* is 0 but needs"),
+        (theta_scaled_rope_frequencies, {**GROK_2_THETA, "factor": 0}, "factor is 0 but needs"),
     ],
 )
 def test_an_impossible_scaling_is_one_sentence(function, options: dict, message: str) -> None:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
-from .reference import quiet
+from .reference import auto_class, quiet
 from .variants import BASE, Variant
 
 Config = dict[str, Any]
+DECIDE_LAYER_TYPES = {"use_sliding_window", "max_window_layers", "sliding_window_pattern"}
+SHARP = ("q_proj", "k_proj", "c_attn", "lm_head", "gate.weight", "router")
 
 
 def write_checkpoint(variant: Variant, directory: Path, *, seed: int = 0) -> Path:
     """A randomly initialised model of the variant, saved by transformers."""
-    settings = {**BASE[variant.architecture], **variant.settings}
+    # A copy, for transformers completes the rotary keys where they stand.
+    settings = deepcopy({**BASE[variant.architecture], **variant.settings})
     with quiet():
-        network = AutoModelForCausalLM.from_config(AutoConfig.for_model(variant.architecture, **settings))
+        config = AutoConfig.for_model(variant.architecture, **settings)
+        network = auto_class(config).from_config(config)
         randomise(network, seed=seed)
         network.to(getattr(torch, variant.dtype)).save_pretrained(directory, max_shard_size=variant.max_shard_size)
 
@@ -47,7 +52,10 @@ def randomise(network: Any, *, seed: int) -> None:
             if name.endswith("correction_bias"):
                 buffer.normal_(std=0.5, generator=generator)
         for name, parameter in network.named_parameters():
-            if name.endswith("bias"):
+            if name.endswith(("c_proj.bias", "ln_f.bias")):
+                # Small in the residual stream of a tied head, which would answer with the token nearest to their sum.
+                parameter.normal_(std=0.15, generator=generator)
+            elif name.endswith("bias"):
                 parameter.normal_(std=0.5, generator=generator)
             elif name.endswith("sinks"):
                 parameter.normal_(mean=1.0, std=1.5, generator=generator)
@@ -55,9 +63,10 @@ def randomise(network: Any, *, seed: int) -> None:
                 # Stacks of experts, [in, out] or [out, in]: the width that is wrong changes their size, not their meaning.
                 parameter.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
             elif parameter.ndim == 2:
-                gain = 1.5 if any(part in name for part in ("q_proj", "k_proj", "lm_head", "gate.weight", "router")) else 1.0
+                gain = 1.5 if any(part in name for part in SHARP) else 1.0
                 # Embeddings are small, so that a tied head does not just answer with the last token.
-                width = 16 if "embed_tokens" in name else parameter.shape[1]
+                inputs = parameter.shape[0 if ".c_" in name else 1]
+                width = 16 if name.endswith(("embed_tokens.weight", "wte.weight")) else inputs
                 parameter.normal_(std=gain * width**-0.5, generator=generator)
             else:
                 parameter.uniform_(0.4, 1.6, generator=generator)
@@ -77,20 +86,34 @@ def copy_with(source: Path, target: Path, edit: Callable[[Config], Config]) -> P
 
 
 def as_published(config: Config, *, type_key: str = "rope_type") -> Config:
-    """The keys of transformers 4, as most of the hub has them: top-level rope_theta and rope_scaling, and torch_dtype."""
+    """The keys of transformers 4, as most of the hub has them: rotary keys at the top level, rope_scaling and torch_dtype."""
     config = {**config, "torch_dtype": config["dtype"], "transformers_version": "4.53.0"}
     del config["dtype"]
-    rope = dict(config.pop("rope_parameters", None) or {})
-    if "rope_theta" in rope:
-        config["rope_theta"] = rope.pop("rope_theta")
+    if "text_config" in config:
+        return {**config, "text_config": _with_old_rope(config["text_config"], type_key)}
+    return _with_old_rope(config, type_key)
+
+
+def _with_old_rope(config: Config, type_key: str) -> Config:
+    if "rope_parameters" not in config:
+        return config
+    rope = dict(config["rope_parameters"] or {})
+    config = {key: value for key, value in config.items() if key != "rope_parameters"}
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = dict(rope["full_attention"])
+    config |= {key: rope.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in rope}
     kind = rope.pop("rope_type", "default")
     config["rope_scaling"] = None if kind == "default" else {type_key: kind, **rope}
     return config
 
 
 def overridden(config: Config, keys: Mapping[str, Any]) -> Config:
-    """The configuration with `keys` replaced, without the layer types that transformers derived from one of them."""
-    stale = "layer_types" not in keys and not {"use_sliding_window", "max_window_layers"}.isdisjoint(keys)
+    """The configuration with `keys` replaced (those of `text_config` inside it), without the layer types that were derived from
+    one of them."""
+    if "text_config" in keys:
+        keys = {**keys, "text_config": overridden(config["text_config"], keys["text_config"])}
+    stale = "layer_types" not in keys and not DECIDE_LAYER_TYPES.isdisjoint(keys)
     kept = {key: value for key, value in config.items() if not (stale and key == "layer_types")}
     return {**kept, **keys}
 

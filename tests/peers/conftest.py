@@ -55,7 +55,16 @@ def pair(request: pytest.FixtureRequest, pair_of: PairOf) -> Pair:
     return pair_of(request.param)
 
 
-@pytest.fixture(scope="session", params=[name for name, variant in VARIANTS.items() if not variant.windowed])
+@pytest.fixture(scope="session", params=[name for name, variant in VARIANTS.items() if not variant.counts_columns])
+def positioned_pair(request: pytest.FixtureRequest, pair_of: PairOf) -> Pair:
+    """Every variant whose peer counts real tokens, or takes the positions that it is given, wherever these mean something."""
+    return pair_of(request.param)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[name for name, variant in VARIANTS.items() if not (variant.windowed or variant.counts_columns)],
+)
 def unwindowed_pair(request: pytest.FixtureRequest, pair_of: PairOf) -> Pair:
     """Every variant without windows: the peer counts padding as keys of a window, the specification real tokens only."""
     return pair_of(request.param)

@@ -90,7 +90,6 @@ class GrokPeer:
             raise ValueError(f"{directory}: tensors do not fit: {sorted(set(found.items()) ^ set(wanted.items()))}")
         self.frequencies = inverse_frequencies(self.config)
 
-    @torch.inference_mode()
     def __call__(
         self,
         tokens: Array,
@@ -104,6 +103,12 @@ class GrokPeer:
         attention_mask: 0/1 [B, cached + T]. positions: int [B, T], of the rotation and of the temperature alike; absent, the
         real tokens of a row are counted. A query sees the real tokens up to itself, in the order of the row.
         """
+        with torch.inference_mode():
+            return self._forward(tokens, cache, attention_mask, positions)
+
+    def _forward(
+        self, tokens: Array, cache: GrokCache | None, attention_mask: Array | None, positions: Array | None
+    ) -> tuple[Array, GrokCache]:
         ids = torch.tensor(tokens)
         cached = torch.ones((len(ids), 0), dtype=torch.long) if cache is None else cache.attention_mask
         mask = torch.cat([cached, torch.ones_like(ids)], 1) if attention_mask is None else torch.tensor(attention_mask)
@@ -176,6 +181,12 @@ class GrokPeer:
     def _gated(self, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         approximation = APPROXIMATIONS[self.config.get("hidden_act", "gelu")]
         return (gelu(x @ gate.T, approximate=approximation) * (x @ up.T)) @ down.T
+
+
+def is_grok(directory: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint is of this architecture: its model_type alone is also that of another, which transformers has."""
+    config = json.loads((Path(directory) / "config.json").read_text())
+    return bool(config.get("architectures") == TINY["architectures"])
 
 
 def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache
 from transformers.utils import logging
 
 from .double import double_precision
+from .grok import GrokPeer, is_grok
 
 __all__ = ["Peer", "PeerCache", "double_precision", "float64_logits", "load_network", "load_peer", "quiet"]
 
@@ -75,13 +76,18 @@ class Peer:
         return np.asarray(sequence)
 
 
+def auto_class(config: Any) -> Any:
+    """What makes the networks of a configuration, as they are published: multimodal ones whole."""
+    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+
+
 def load_network(directory: str | os.PathLike[str], dtype: torch.dtype) -> Any:
     """The network of a checkpoint as transformers loads it, its parameters in `dtype`. ValueError unless every tensor fits."""
     with quiet():
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
         # It decides nothing but a gradient, and the default of a class may lie outside a small vocabulary.
         config.pad_token_id = None
-        network, problems = AutoModelForCausalLM.from_pretrained(
+        network, problems = auto_class(config).from_pretrained(
             directory,
             config=config,
             dtype=dtype,
@@ -94,7 +100,8 @@ def load_network(directory: str | os.PathLike[str], dtype: torch.dtype) -> Any:
     found = {kind: keys for kind, keys in problems.items() if keys}
     if found:
         raise ValueError(f"{directory}: transformers does not load it cleanly: {found}")
-    return network.eval()
+    # The multimodal class of Llama 4 fails on text alone (transformers 5.24); what it would pass on is its language model's.
+    return (network.language_model if network.config.model_type == "llama4" else network).eval()
 
 
 def load_peer(directory: str | os.PathLike[str]) -> Peer:
@@ -102,8 +109,10 @@ def load_peer(directory: str | os.PathLike[str]) -> Peer:
     loaded = load_network(directory, torch.float64)
     with torch.inference_mode():
         loaded(input_ids=torch.zeros((1, 1), dtype=torch.long))  # imports whatever a call imports, before the exchange
+    # A head that is stored and differs from the embedding is not tied, whatever the configuration says.
+    loaded.config.tie_word_embeddings = loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
     with double_precision(), quiet():
-        network = AutoModelForCausalLM.from_config(
+        network = auto_class(loaded.config).from_config(
             loaded.config, attn_implementation="eager", experts_implementation="eager", dtype=torch.float64
         )
     network.load_state_dict(loaded.state_dict())
@@ -112,6 +121,8 @@ def load_peer(directory: str | os.PathLike[str]) -> Peer:
 
 def float64_logits(directory: str | os.PathLike[str], tokens: Array) -> tuple[Array, str, str]:
     """Logits [B, T, V] of a checkpoint for tokens [B, T] in float64 throughout, with the name and version of who says so."""
+    if is_grok(directory):
+        return GrokPeer(directory)(np.asarray(tokens))[0], "tests/peers/grok.py in torch", torch.__version__
     logits, _ = load_peer(directory)(np.asarray(tokens))
     return logits, "transformers", transformers.__version__
 

@@ -50,16 +50,18 @@ def test_decode_token_by_token(pair: Pair) -> None:
     assert_agree_in_pieces(pair, pair.tokens(2, LENGTH), [*range(1, LENGTH + 1)])
 
 
-def test_left_padding(pair: Pair) -> None:
-    tokens = pair.tokens(2, LENGTH)
+def test_left_padding(positioned_pair: Pair) -> None:
+    tokens = positioned_pair.tokens(2, LENGTH)
     mask = ones_except(tokens.shape, 1, slice(0, 8))
-    assert_agree(pair.model(tokens, attention_mask=mask)[0], pair.peer(tokens, attention_mask=mask)[0], real=mask)
+    assert_agree(
+        positioned_pair.model(tokens, attention_mask=mask)[0], positioned_pair.peer(tokens, attention_mask=mask)[0], real=mask
+    )
 
 
-def test_left_padding_then_pieces_then_decode(pair: Pair) -> None:
-    tokens = pair.tokens(3, LENGTH)
+def test_left_padding_then_pieces_then_decode(positioned_pair: Pair) -> None:
+    tokens = positioned_pair.tokens(3, LENGTH)
     mask = ones_except(tokens.shape, 1, slice(0, 8)) * ones_except(tokens.shape, 2, slice(0, 1))
-    assert_agree_in_pieces(pair, tokens, [5, 14, 26, 27, 28, 29], mask)
+    assert_agree_in_pieces(positioned_pair, tokens, [5, 14, 26, 27, 28, 29], mask)
 
 
 def test_right_padding(pair: Pair) -> None:
@@ -74,12 +76,25 @@ def test_padding_anywhere_and_on_after_it(unwindowed_pair: Pair) -> None:
     assert_agree_in_pieces(unwindowed_pair, tokens, [11, 12, 13, 23, LENGTH], mask)
 
 
-def test_positions_far_beyond_the_original_length(pair: Pair) -> None:
-    """Relative distances up to the thousands, in no order, different in each row, also behind a cache."""
+def test_a_padded_row_is_the_row_alone(pair: Pair) -> None:
+    """At once and in two pieces, with padding anywhere, of which the peer gets to see nothing."""
     tokens = pair.tokens(2, LENGTH)
-    positions = np.random.default_rng(9).integers(0, 5000, tokens.shape)
-    expected, _ = pair.peer(tokens, positions=positions)
-    assert_agree(pair.model(tokens, positions=positions)[0], expected)
-    first, cache = pair.model(tokens[:, :20], positions=positions[:, :20])
-    second, _ = pair.model(tokens[:, 20:], cache, positions=positions[:, 20:])
+    mask = np.random.default_rng(6).binomial(1, 0.75, tokens.shape)
+    at_once, _ = pair.model(tokens, attention_mask=mask)
+    first, cache = pair.model(tokens[:, :11], attention_mask=mask[:, :11])
+    second, _ = pair.model(tokens[:, 11:], cache, attention_mask=mask)
+    for row, real in enumerate(mask == 1):
+        alone, _ = pair.peer(tokens[row : row + 1, real])
+        assert_agree(at_once[row : row + 1, real], alone)
+        assert_agree(np.concatenate([first, second], axis=1)[row : row + 1, real], alone)
+
+
+def test_positions_far_beyond_the_original_length(positioned_pair: Pair) -> None:
+    """Relative distances up to the thousands (or the size of a table), in no order, unlike in the rows, also behind a cache."""
+    tokens = positioned_pair.tokens(2, LENGTH)
+    positions = np.random.default_rng(9).integers(0, positioned_pair.variant.learned_positions or 5000, tokens.shape)
+    expected, _ = positioned_pair.peer(tokens, positions=positions)
+    assert_agree(positioned_pair.model(tokens, positions=positions)[0], expected)
+    first, cache = positioned_pair.model(tokens[:, :20], positions=positions[:, :20])
+    second, _ = positioned_pair.model(tokens[:, 20:], cache, positions=positions[:, 20:])
     assert_agree(np.concatenate([first, second], axis=1), expected)

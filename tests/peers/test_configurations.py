@@ -16,7 +16,16 @@ from .conftest import PairOf
 from .variants import BASE, VARIANTS, Variant
 
 NO_SWITCH = 1e-5
-SHRUNK = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "n_embd", "n_head")
+EXPERTS = ("moe_intermediate_size", "num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok")
+SHRUNK = (*SIZES, *EXPERTS, "intermediate_size_mlp")
+REPEATED = {"experts_per_token": "num_experts_per_tok"}
+LAYER_LISTS = ("no_rope_layers", "layer_types", "attn_type_list")
+# Keys beside the sizes that decide which tensors there are.
+STRUCTURAL = (
+    *("n_positions", "n_inner", "tie_word_embeddings", "attention_bias", "head_dim"),
+    *("first_k_dense_replace", "n_shared_experts", "use_qk_norm", "interleave_moe_layer_step"),
+)
 
 
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.neutral is not None])
@@ -31,8 +40,7 @@ def test_a_variant_differs_from_the_one_with_its_switch_off(name: str, pair_of: 
     assert relative_error(switched_off(tokens)[0], pair.peer(tokens)[0]) > NO_SWITCH
 
 
-@pytest.mark.parametrize("type_key", ["rope_type", "type"])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(("name", "type_key"), [(name, key) for name, variant in VARIANTS.items() for key in variant.old_keys])
 def test_the_keys_of_transformers_4_mean_the_same(name: str, type_key: str, pair_of: PairOf, tmp_path: Path) -> None:
     from .checkpoints import as_published, copy_with
     from .reference import load_peer
@@ -54,13 +62,19 @@ def test_a_published_configuration_with_smaller_sizes(release: str, directory_of
 
     published = read_config(release)
     architecture, layers = published["model_type"], 6
-    sizes = {"num_hidden_layers": layers, **{key: BASE[architecture][key] for key in SHRUNK}}
-    sizes |= {key: published[key][:layers] for key in ("no_rope_layers", "layer_types") if key in published}
+    text, base = (config.get("text_config", config) for config in (published, BASE[architecture]))
+    depth = "n_layer" if "n_layer" in base else "num_hidden_layers"
+    sizes = {depth: layers, **{key: base[key] for key in SHRUNK if key in base}}
+    sizes |= {key: base[original] for key, original in REPEATED.items() if key in text}
+    sizes |= {key: text[key][:layers] for key in LAYER_LISTS if key in text}
     sizes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    config = {**published, **sizes}
-    structural = {key: config[key] for key in (*SHRUNK, "num_hidden_layers", "tie_word_embeddings", "attention_bias")}
-    structural |= {key: config[key] for key in ("head_dim",) if key in config}
-    directory = write_checkpoint(Variant(architecture=architecture, settings=structural), tmp_path / "small")
+    # Transformers writes the tensors of the small model as they are.
+    config = {key: value for key, value in {**text, **sizes}.items() if key != "quantization_config"}
+    settings = {key: config[key] for key in (*SHRUNK, depth, *STRUCTURAL) if key in config}
+    if text is not published:
+        settings = {"text_config": settings}
+        config = {**published, "text_config": config, "vision_config": BASE[architecture]["vision_config"]}
+    directory = write_checkpoint(Variant(architecture=architecture, settings=settings), tmp_path / "small")
     rewrite_config(directory, lambda _: config)
-    tokens = np.random.default_rng(3).integers(0, config["vocab_size"], (2, 29))
+    tokens = np.random.default_rng(3).integers(0, sizes["vocab_size"], (2, 29))
     assert_agree(refimpl.load(directory, dtype="float64")(tokens)[0], load_peer(directory)(tokens)[0])

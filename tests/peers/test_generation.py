@@ -19,7 +19,8 @@ def test_greedy(pair: Pair) -> None:
     assert len(np.unique(sequence[:, 7:])) > 3, "rows that repeat one token would compare little"
 
 
-def test_greedy_from_prompts_of_unequal_length(pair: Pair) -> None:
+def test_greedy_from_prompts_of_unequal_length(positioned_pair: Pair) -> None:
+    pair = positioned_pair
     tokens = pair.tokens(3, 11)
     mask = np.ones_like(tokens)
     mask[1, :4] = mask[2, :9] = 0

@@ -5,12 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import llama, qwen3, smollm3
+from . import (
+    gemma3,
+    gemma3_text,
+    glm4_moe,
+    gpt2,
+    gpt_oss,
+    llama,
+    llama4,
+    llama4_text,
+    minimax_m2,
+    mistral,
+    mistral3,
+    olmo2,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+)
 from .variant import Variant
 
 _MODULES = {
+    "gemma3": gemma3,
+    "gemma3_text": gemma3_text,
+    "glm4_moe": glm4_moe,
+    "gpt2": gpt2,
+    "gpt_oss": gpt_oss,
     "llama": llama,
+    "llama4": llama4,
+    "llama4_text": llama4_text,
+    "minimax_m2": minimax_m2,
+    "mistral": mistral,
+    "mistral3": mistral3,
+    "olmo2": olmo2,
     "qwen3": qwen3,
+    "qwen3_moe": qwen3_moe,
     "smollm3": smollm3,
 }
 BASE: Mapping[str, Mapping[str, Any]] = {name: module.BASE for name, module in _MODULES.items()}

@@ -28,7 +28,10 @@ class Variant:
     settings: configuration keys on top of the base of its architecture.
     derived, written: keys that are deleted from config.json, and replaced in it, once transformers has written it; `a.b` is
       key b of the object under a.
-    neutral: see above. windowed: some layer has a sliding window.
+    neutral: see above. windowed: some layer has a sliding window. learned_positions: the size of the table, where positions
+      are learned and those beyond it are none. old_keys: the names of the kind of scaling that the peer reads among the
+      rotary keys of transformers 4; none where those cannot say what the variant says. counts_columns: the peer takes the
+      temperature of a query from its column, whatever is padding before it and whatever position it is given.
     """
 
     architecture: str
@@ -37,6 +40,9 @@ class Variant:
     written: Mapping[str, Any] = field(default_factory=dict)
     neutral: Mapping[str, Any] | None = None
     windowed: bool = False
+    learned_positions: int | None = None
+    counts_columns: bool = False
+    old_keys: tuple[str, ...] = ("rope_type", "type")
     dtype: str = "float32"
     max_shard_size: str = "50GB"
 
