@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conformance.verdict import Judgement, Result
-from refimpl.layers import VOCABULARY
+from refimpl import layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ class Case(ABC):
 
 def rule_text(function: str, rule: str) -> str:
     """What rule `rule` (R1, R2, ...) of a layer says, from its docstring; empty when it has none of that number."""
-    document = VOCABULARY[function].__doc__ or "" if function in VOCABULARY else ""
+    document = getattr(layers, function).__doc__ or "" if function in layers.__all__ else ""
     found = re.search(rf"\b{rule}  (.*?)(?=\n\s+[RT]\d+  |\n    \w+:|\Z)", document, re.DOTALL)
     if found:
         return " ".join(found.group(1).split())
