@@ -46,7 +46,7 @@ class TinyModel:
         return refimpl.blueprint(self.config)
 
     def weights(self, dtype: str) -> dict[str, Array]:
-        """The parameters by their names here, in the stored `dtype`."""
+        """The parameters by their names here, in the stored `dtype`; quantised ones as their storage rounds them."""
         drawn = refimpl.init(self.config, seed=len(self.variant)).weights
         normed = any("q_norm" in name for name in drawn)
         sharp = ("q_norm", "k_norm") if normed else ("q_proj", "k_proj")
@@ -55,7 +55,10 @@ class TinyModel:
         def factor(name: str) -> float:
             return next((value for part, value in factors.items() if part in name), 1.0)
 
-        return {name: (drawn[name] * factor(name)).astype(FORMATS[dtype]) for name in drawn}
+        layout = self.blueprint.layouts[0]
+        tensors = layout.write({name: (drawn[name] * factor(name)).astype(FORMATS[dtype]) for name in drawn})
+        stored = {name: source.read(tensors.__getitem__, FORMATS["float64"]) for name, source in layout.sources.items()}
+        return {name: array.astype(FORMATS[dtype]) for name, array in stored.items()}
 
     def write(self, directory: Path, dtype: str) -> None:
         """config.json and the tensors, in more than one shard."""

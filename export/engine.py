@@ -14,12 +14,13 @@ from export.model import export_onnx
 from export.runtimes import Run
 from export.session import Session
 from refimpl.checkpoint import open_checkpoint
+from refimpl.storage import STORED_BYTES
 
 
 def checkpoint_session(checkpoint: str | os.PathLike[str], load: Callable[[Path], Run]) -> Session:
     """`checkpoint`, a Hugging Face directory, as a callable, through its graph in the runtime that `load` opens.
 
-    The graph computes in float64 where every weight is stored so, else in float32. The weights stay in place where they
+    The graph computes in float64 where every weight that is not quantised is stored so, else in float32. The weights stay in place where they
     can, with the graph beside them until it is loaded; they are copied where they are links or nothing can be written.
     """
     with _temporary_export(Path(checkpoint)) as path:
@@ -28,7 +29,7 @@ def checkpoint_session(checkpoint: str | os.PathLike[str], load: Callable[[Path]
 
 @contextmanager
 def _temporary_export(directory: Path) -> Iterator[Path]:
-    if {tensor.dtype for tensor in open_checkpoint(directory).tensors.values()} == {"F64"}:
+    if {tensor.dtype for tensor in open_checkpoint(directory).tensors.values()} - set(STORED_BYTES) == {"F64"}:
         with _copied_export(directory, "float64") as path:
             yield path
         return

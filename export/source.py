@@ -14,7 +14,7 @@ from refimpl.blueprint import Blueprint
 from refimpl.checkpoint import Checkpoint, open_checkpoint
 from refimpl.model import Model, numpy_model
 from refimpl.models import from_config
-from refimpl.numerics import Array, float_format
+from refimpl.numerics import Array, LazyArray, float_format
 from refimpl.storage import Layout, Tensor
 from refimpl.weights import find_layout
 
@@ -22,13 +22,16 @@ Source = str | os.PathLike[str] | Model
 
 
 class _Cast(Mapping[str, Array]):
-    """Each array in `dtype`, cast when it is asked for and not kept."""
+    """Each array in `dtype`, read whole and cast when it is asked for and not kept."""
 
-    def __init__(self, arrays: Mapping[str, Array], dtype: np.dtype[Any]) -> None:
+    def __init__(self, arrays: Mapping[str, Array | LazyArray], dtype: np.dtype[Any]) -> None:
         self._arrays, self._dtype = arrays, dtype
 
     def __getitem__(self, name: str) -> Array:
-        return self._arrays[name].astype(self._dtype)
+        array = self._arrays[name]
+        if isinstance(array, LazyArray):  # as a streamed model has its experts; a graph holds all of them
+            array = np.stack([array[index] for index in range(len(array))])
+        return array.astype(self._dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)

@@ -24,7 +24,7 @@ from refimpl.numerics import Array, unit_roundoff
 from refimpl.ops import NumpyOps, Ops, Wrapper
 
 BUDGET_FACTOR = 2.0
-PERTURBED_SAMPLES = 2
+PERTURBED_SAMPLES = 6
 DRAWS = 8
 LENGTH, PADDING = 12, 5
 LONGEST_WINDOW = 256  # a longer one is not reached: the oracle would take too long

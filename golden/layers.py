@@ -18,10 +18,11 @@ def golden_cases() -> list[Case]:
 
 
 def split(case: Any) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arrays and the other arguments of a case, by name."""
+    """The arrays and the other arguments of a case, by name; a dtype by its own."""
     everything = {**case.inputs.arguments, **case.inputs.options}
     arrays = {name: value for name, value in everything.items() if isinstance(value, np.ndarray)}
-    return arrays, {name: value for name, value in everything.items() if name not in arrays}
+    others = {name: value for name, value in everything.items() if name not in arrays}
+    return arrays, {name: str(value) if isinstance(value, np.dtype) else value for name, value in others.items()}
 
 
 def evaluate(function: str, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> dict[str, Array]:

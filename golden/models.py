@@ -339,11 +339,11 @@ def save(name: str, target: Path) -> None:
 
 
 def run(checkpoint: Path, token_ids: Array) -> dict[str, Array]:
-    """What the specification says in float64: all taps of the prefill, then the logits of each cached step."""
+    """What the specification says in float64: the taps of the first row's prefill, the logits of both, and of each cached step."""
     model = refimpl.load(checkpoint, dtype="float64")
     prompt, rest = token_ids[:, :PREFILL], token_ids[:, PREFILL:]
-    results = {f"prefill.{name}": value for name, value in model.trace(prompt).items()}
-    _, cache = model(prompt)
+    results = {f"prefill.{name}": value for name, value in model.trace(prompt[:1]).items()}
+    results["prefill.logits"], cache = model(prompt)
     for step in range(rest.shape[1]):
         logits, cache = model(rest[:, step : step + 1], cache)
         results[f"decode.{step}.logits"] = logits

@@ -58,15 +58,18 @@ class TransformersBackend:
         """The model of a checkpoint directory, as a function (tokens, cache, attention_mask) -> (logits, cache).
 
         ValueError when a tensor is missing, unknown or of another shape, which transformers itself only warns about;
-        NotImplementedError for weights in float64, and for an architecture that transformers does not have: a model_type
-        alone may be that of another.
+        NotImplementedError for weights in float64, for quantised ones without accelerate, and for an architecture that
+        transformers does not have: a model_type alone may be that of another.
         """
         if not (Path(checkpoint_dir) / "config.json").is_file():
             raise ValueError(f"{checkpoint_dir}: no config.json in this directory")
         import transformers
         from transformers import AutoModelForCausalLM
 
-        classes = json.loads((Path(checkpoint_dir) / "config.json").read_text()).get("architectures") or []
+        config = json.loads((Path(checkpoint_dir) / "config.json").read_text())
+        if config.get("quantization_config") and importlib.util.find_spec("accelerate") is None:
+            raise NotImplementedError("transformers loads quantised checkpoints with accelerate, which is not installed")
+        classes = config.get("architectures") or []
         if classes and not any(hasattr(transformers, name) for name in classes):
             raise NotImplementedError(f"transformers has no {' or '.join(classes)}")
         with _quiet():

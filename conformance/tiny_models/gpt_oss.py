@@ -61,4 +61,6 @@ MODELS = (
         tie_word_embeddings=True,
         layer_types=["full_attention"] * 3,
     ),
+    # Rows of whole blocks of 32.
+    _gpt_oss("mxfp4", hidden_size=64, intermediate_size=96, quantization_config={"quant_method": "mxfp4"}),
 )

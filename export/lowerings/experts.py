@@ -1,6 +1,6 @@
 """Routed experts in standard operators; `refimpl.layers.experts` says what they compute.
 
-One loop over the experts that somebody chose. Each round fetches the matrices of one expert, runs it on the tokens that
+One loop over the experts that somebody chose, with a weight that is not 0. Each round fetches the matrices of one expert, runs it on the tokens that
 chose it, and adds their weighed results.
 """
 
@@ -48,8 +48,8 @@ def routed_experts(
     scale_input: bool = False,
 ) -> Value:
     rows, chosen, shares = (f.Reshape(each, f.Concat([-1], f.Shape(each, start=-1), axis=0)) for each in (x, indices, weights))
-    active = f.Unique(f.Reshape(chosen, [-1]), sorted=1)
-    nothing = f.Expand(f.constant(np.asarray(0, x.dtype)), f.Shape(rows))
+    active = f.Unique(f.Compress(f.Reshape(chosen, [-1]), f.Reshape(_not_zero(f, shares), [-1])), sorted=1)
+    nothing = f.Expand(_zero(f, x), f.Shape(rows))
 
     def one_expert(inner: Body, step: Value, total: Value) -> Value:
         expert = inner.Gather(active, step, axis=0)
@@ -75,14 +75,19 @@ def routed_experts(
 
 
 def _dispatched(f: Body, expert: Value, rows: Value, chosen: Value, shares: Value) -> tuple[Value, Value, Value]:
-    """The numbers [n, 1], weights [n, 1] and rows [n, D] of the tokens that chose `expert`."""
-    hits = f.Equal(chosen, expert)
+    """The numbers [n, 1], weights [n, 1] and rows [n, D] of the tokens that chose `expert`, with a weight that is not 0."""
     # A token that names an expert twice is one token with the sum of both weights.
-    counted = f.ReduceMax(f.cast(hits, np.dtype(np.int32)), [1], keepdims=0)
-    token = f.Transpose(f.NonZero(f.cast(counted, np.dtype(bool))), perm=[1, 0])
-    zero = f.constant(np.asarray(0, shares.dtype))
-    share = f.ReduceSum(f.Where(hits, shares, zero), [1], keepdims=1)
+    share = f.ReduceSum(f.Where(f.Equal(chosen, expert), shares, _zero(f, shares)), [1], keepdims=1)
+    token = f.Transpose(f.NonZero(_not_zero(f, f.Squeeze(share, [1]))), perm=[1, 0])
     return token, f.GatherND(share, token), f.GatherND(rows, token)
+
+
+def _not_zero(f: Body, x: Value) -> Value:
+    return f.Not(f.Equal(x, _zero(f, x)))
+
+
+def _zero(f: Body, x: Value) -> Value:
+    return f.constant(np.asarray(0, x.dtype))
 
 
 class _Products:

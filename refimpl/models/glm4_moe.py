@@ -94,7 +94,7 @@ def _router(config: Config, experts: int) -> SigmoidTopK:
     return SigmoidTopK(
         hidden_size=config.positive("hidden_size"),
         experts=experts,
-        top_k=experts_per_token(config, experts, available=experts // groups * top_groups),
+        top_k=experts_per_token(config, experts, default=8, available=experts // groups * top_groups),
         renormalise=config.take("norm_topk_prob", bool, True),
         scaling_factor=config.take("routed_scaling_factor", float, 1.0),
         groups=groups,

@@ -60,7 +60,7 @@ def llama4_text(config: Config) -> Blueprint:
     attn_scale, floor_scale   of `log_floor_temperature`; default 0.1 and 8192
     moe_layers                their indices; null is every `interleave_moe_layer_step`-th one (default 1: all)
     intermediate_size         of each expert and of the shared one; intermediate_size_mlp (default 16384): of dense layers
-    num_local_experts, num_experts_per_tok
+    num_local_experts, num_experts_per_tok (default 1)
     head_dim (default 128), attention_bias (on q, k, v and o), tie_word_embeddings
 
     The router's noise and its loss concern training.
@@ -126,7 +126,7 @@ def _mlps(config: Config) -> list[ChannelMixer]:
 
 def _moe(config: Config, shared: GatedMLP) -> MoE:
     experts = config.count("num_local_experts")
-    top_k = experts_per_token(config, experts)
+    top_k = experts_per_token(config, experts, default=1)
     return MoE(
         router=TopKSigmoid(hidden_size=shared.hidden_size, experts=experts, top_k=top_k),
         experts=replace(gated_experts(config, experts, width="intermediate_size"), scale_input=True),

@@ -77,7 +77,7 @@ def _moe(config: Config) -> MoE:
     router = SigmoidTopK(
         hidden_size=config.positive("hidden_size"),
         experts=experts,
-        top_k=experts_per_token(config, experts),
+        top_k=experts_per_token(config, experts, default=8),
         renormalise=True,
         eps=0.0,
     )

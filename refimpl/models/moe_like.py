@@ -13,9 +13,9 @@ from refimpl.storage import Part, Shape, Stored, Tensor
 MATRICES = ("gate_proj", "up_proj", "down_proj")
 
 
-def experts_per_token(config: Config, experts: int, *, available: int | None = None) -> int:
+def experts_per_token(config: Config, experts: int, *, default: int, available: int | None = None) -> int:
     """`num_experts_per_tok`: at most as many as there are, or as are `available` once some of them are left out."""
-    top_k = config.positive("num_experts_per_tok")
+    top_k = config.bounded("num_experts_per_tok", config.take("num_experts_per_tok", int, default), at_least=1)
     available = experts if available is None else available
     if top_k > available:
         raise ValueError(f"config: num_experts_per_tok is {top_k} but a token chooses among {available} of {experts} experts")

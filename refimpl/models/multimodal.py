@@ -11,7 +11,8 @@ Two namings are on disk. The hub's (and what transformers writes) has the whole 
 head included; the modules of transformers in memory, which some tools write as they are, have the body alone inside another.
 
 Pitfalls: transformers 5 writes `tie_word_embeddings: true` into the outer object of releases whose head is stored and is not
-the embedding, because that is the default of its class. So the outer key can only untie.
+the embedding, because that is the default of its class. So the outer key unties, and where it ties against the inner one the
+tensors decide: without a head among them it is the embedding.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import replace
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
 from refimpl.models.disk import Disk
+from refimpl.storage import Layout
 
 # What is not the language model, on the outermost level of the names on disk.
 OTHER_MODALITIES = ("vision_tower", "multi_modal_projector", "vision_model")
@@ -45,11 +47,20 @@ def language_part(
     if text.name != text_type:
         raise ValueError(f"config: text_config.model_type is {text.name!r} but {config.name!r} supports {text_type!r}")
     part = read(text)
-    tied = config.take("tie_word_embeddings", bool, True) and part.head.tied
+    outer_ties = config.take("tie_word_embeddings", bool, True)
+    tied = outer_ties and part.head.tied
     config.ignore("vision_config", "image_token_index", *ignored)
     config.finish()
     blueprint = replace(part, architecture=config.name, head=replace(part.head, tied=tied), config=config.values)
-    return replace(blueprint, layouts=tuple(inner.layout(blueprint) for disk in disks for inner in inside(disk)))
+    layouts = [inner.layout(blueprint) for disk in disks for inner in inside(disk)]
+    if outer_ties and not tied:
+        layouts += [_without_head(layout) for layout in layouts]
+    return replace(blueprint, layouts=tuple(layouts))
+
+
+def _without_head(layout: Layout) -> Layout:
+    """The same where no head is stored, because it is the embedding."""
+    return replace(layout, sources={**layout.sources, "head.weight": layout.sources["embedding.weight"]})
 
 
 def inside(disk: Disk) -> tuple[Disk, Disk]:

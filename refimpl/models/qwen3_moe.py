@@ -50,7 +50,7 @@ def _channel_mixers(config: Config, count: int) -> list[ChannelMixer]:
         router=SoftmaxTopK(
             hidden_size=config.positive("hidden_size"),
             experts=experts,
-            top_k=experts_per_token(config, experts),
+            top_k=experts_per_token(config, experts, default=8),
             renormalise=config.take("norm_topk_prob", bool, False),
         ),
         experts=gated_experts(config, experts, width="moe_intermediate_size"),

@@ -115,6 +115,11 @@ def test_router_switches() -> None:
     assert (router.renormalise, router.scaling_factor) == (False, 2.5)
 
 
+def test_the_class_has_eight_experts_a_token() -> None:
+    values = {key: value for key, value in config(n_routed_experts=9).items() if key != "num_experts_per_tok"}
+    assert refimpl.blueprint(values).layers[-1].mlp.router.top_k == 8
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -183,6 +183,10 @@ class TestExperts:
         assert moe.experts.scale_input
         assert not moe.shared_gate
 
+    def test_the_class_has_one_expert_a_token(self) -> None:
+        values = {key: value for key, value in config().items() if key != "num_experts_per_tok"}
+        assert layers(values)[0].mlp.router.top_k == 1
+
     def test_more_experts_than_there_are(self) -> None:
         with pytest.raises(ValueError, match="num_experts_per_tok is 4"):
             self.kinds(num_experts_per_tok=4)

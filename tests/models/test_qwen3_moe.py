@@ -114,10 +114,15 @@ def test_what_is_wrong_is_one_sentence(changes: dict[str, Any], message: str) ->
         layers(config(**changes))
 
 
-@pytest.mark.parametrize("key", ["num_experts", "num_experts_per_tok", "moe_intermediate_size"])
+@pytest.mark.parametrize("key", ["num_experts", "moe_intermediate_size"])
 def test_a_missing_key_is_named(key: str) -> None:
     with pytest.raises(ValueError, match=f"^config: key '{key}' is missing and 'qwen3_moe' needs it"):
         layers(without(config(), key))
+
+
+def test_the_class_has_eight_experts_a_token() -> None:
+    values = without(config(num_experts=9), "num_experts_per_tok")
+    assert layers(values)[0].mlp.router.top_k == 8
 
 
 def test_names_on_disk() -> None:

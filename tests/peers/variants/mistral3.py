@@ -34,6 +34,8 @@ VARIANTS = {
     "untied_as_published": _mistral3(derived=("tie_word_embeddings", "text_config.tie_word_embeddings")),
     "untied_though_the_outer_key_ties": _mistral3(written={"tie_word_embeddings": True}),
     "untied_by_the_outer_key": _mistral3({"tie_word_embeddings": True}),
+    "tied_by_the_outer_key": _mistral3(outer={"tie_word_embeddings": True}),
+    "tied_by_the_class": _mistral3(outer={"tie_word_embeddings": True}, derived=("tie_word_embeddings",)),
     "tied": _mistral3({"tie_word_embeddings": True}, outer={"tie_word_embeddings": True}),
     "window": _mistral3({"sliding_window": WINDOW}, neutral={"text_config": {"sliding_window": WINDOW + 1}}, windowed=True),
     "keys_of_class": _mistral3(
