@@ -20,8 +20,9 @@ from refimpl.storage import STORED_BYTES
 def checkpoint_session(checkpoint: str | os.PathLike[str], load: Callable[[Path], Run]) -> Session:
     """`checkpoint`, a Hugging Face directory, as a callable, through its graph in the runtime that `load` opens.
 
-    The graph computes in float64 where every weight that is not quantised is stored so, else in float32. The weights stay in place where they
-    can, with the graph beside them until it is loaded; they are copied where they are links or nothing can be written.
+    The graph computes in float64 where every weight that is not quantised is stored so, else in float32. The weights stay in
+    place where they can, with the graph beside them until it is loaded; they are copied where they are links or nothing can be
+    written.
     """
     with _temporary_export(Path(checkpoint)) as path:
         return Session(path, load(path))
