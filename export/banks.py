@@ -127,7 +127,7 @@ def region_banks(
     kinds = {tensors[name].data_type for name in names}
     if len(kinds) > 1:
         found = ", ".join(sorted(str(helper.tensor_dtype_to_np_dtype(kind)) for kind in kinds))
-        raise ExportError(f"the experts of a layer are stored in several formats ({found}) but need one")
+        raise ExportError(f"the experts of the layer of {names[0]!r} are stored in several formats ({found}) but need one")
     regions, places = _regions(tensors, names)
     values = tuple(graph.initialiser(region) for region in regions)
     numbers = [len(matrix[0]) for matrix in matrices]

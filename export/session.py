@@ -40,8 +40,10 @@ class Session:
     ) -> tuple[Array, SessionCache]:
         """tokens int [B, T]; attention_mask 0/1 [B, cached + T], absent where nothing new is padding."""
         tokens = np.asarray(tokens)
-        if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
-            raise ValueError(f"tokens have shape {tokens.shape} and dtype {tokens.dtype} but must be integers [B, T]")
+        if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or tokens.size == 0:
+            raise ValueError(
+                f"tokens have shape {tokens.shape} and dtype {tokens.dtype} but must be integers [B, T] with B and T at least 1"
+            )
         tokens = tokens.astype(np.int64)
         batch, new = tokens.shape
         if cache is None:

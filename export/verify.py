@@ -125,12 +125,14 @@ class _Choosing(Wrapper):
 
 
 def _padded_tokens(blueprint: Blueprint, draw: int) -> tuple[Array, Array]:
-    """Two rows of tokens, longer than the windows; the second is shorter and padded on the left."""
+    """Two rows of tokens, longer than the windows if positions allow it; the second is shorter and padded on the left."""
     windows = [entry.window or 0 for state in blueprint.state() for entry in state.values()]
     length = LENGTH + max((window for window in windows if window <= LONGEST_WINDOW), default=0)
+    if blueprint.position_embedding is not None:
+        length = min(length, blueprint.position_embedding.positions)
     tokens: Array = np.random.default_rng([SEED, draw]).integers(0, blueprint.vocab_size, (2, length))
     mask = np.ones_like(tokens)
-    mask[1, :PADDING] = 0
+    mask[1, : min(PADDING, length - 1)] = 0
     return tokens, mask
 
 
@@ -182,7 +184,7 @@ def _calls(session: Session, tokens: Array, mask: Array, oracle: Array) -> Itera
 def _decode_steps(length: int) -> list[int]:
     """Where the calls of a decode begin: the first and the last tokens one by one, those between, which long windows need,
     in one piece."""
-    last = range(length - LENGTH, length)
+    last = range(max(0, length - LENGTH), length)
     return sorted({*range(min(LENGTH // 2, last.start) + 1), *last})
 
 

@@ -1,7 +1,7 @@
 """Routed experts in standard operators; `refimpl.layers.experts` says what they compute.
 
-One loop over the experts that somebody chose, with a weight that is not 0. Each round fetches the matrices of one expert, runs it on the tokens that
-chose it, and adds their weighed results.
+One loop over the experts that somebody chose, with a weight that is not 0. Each round fetches the matrices of one expert,
+runs it on the tokens that chose it, and adds their weighed results.
 """
 
 from __future__ import annotations

@@ -21,9 +21,11 @@ from export.lowerings.norm import rms_norm
 from export.lowerings.position import rotary_embedding
 from export.source import open_source
 from export.verify import verify_export
+from golden.models import CONFIGS
 from tests.export.exported_models import write_checkpoint
 from tests.tiny import qwen3, smollm3
 
+GPT2 = CONFIGS["gpt2"]
 MODELS = {
     "qwen3": qwen3(),
     "qwen3_window": qwen3(use_sliding_window=True, sliding_window=4, max_window_layers=0),
@@ -52,6 +54,14 @@ def test_correct_exports_pass(tmp_path: Path, config: str, dtype: str, seed: int
 def test_checkpoints_in_place_pass(tmp_path: Path, dtype: str) -> None:
     write_checkpoint(tmp_path, smollm3(), dtype)
     export_onnx(tmp_path, tmp_path / "model.onnx", verify=True)
+
+
+@pytest.mark.parametrize("positions", [2, 7, 11])
+def test_fewer_positions_than_tokens_are_usually_taken(tmp_path: Path, positions: int) -> None:
+    model = refimpl.init({**GPT2, "n_positions": positions, "n_ctx": positions})
+    verification = export_onnx(model, tmp_path / "model.onnx", verify=True).verification
+    assert verification is not None
+    assert max(check.share for check in verification.calls) < 0.9
 
 
 def other_eps(f: Any, x: Any, weight: Any = None, *, eps: float, **options: Any) -> Any:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import refimpl
-from refimpl.checkpoint import CheckpointError, save_checkpoint
+from refimpl.checkpoint import CheckpointError, open_checkpoint, save_checkpoint
 from refimpl.lint import lint
+from refimpl.model import numpy_model
 
 TEXT = {
     "vocab_size": 53,
@@ -79,6 +80,22 @@ def test_the_outer_key_can_only_untie(outer: dict, inner: dict, tied: bool) -> N
     heads = {f"{name}lm_head.weight" for name in ("language_model.", "")}
     names = {name for layout in blueprint.layouts for name in layout.leaves(blueprint.parameters())}
     assert names & heads == (set() if tied else heads)
+
+
+@pytest.mark.parametrize("naming", [0, 1])
+def test_without_a_head_on_disk_it_is_the_embedding_unless_the_outer_key_unties(tmp_path: Path, naming: int) -> None:
+    save(tmp_path, naming=naming, prefix=("", "model.")[naming])
+    checkpoint = open_checkpoint(tmp_path)
+    tensors = {name: checkpoint.read(name).copy() for name in checkpoint.tensors if not name.endswith("lm_head.weight")}
+    assert len(tensors) == len(checkpoint.tensors) - 1
+    save_checkpoint(tmp_path, config(), tensors)
+    model, tokens = refimpl.load(tmp_path), np.array([[1, 2, 3, 4]])
+    assert np.array_equal(model.weights["head.weight"], model.weights["embedding.weight"])
+    tied = refimpl.blueprint(config(text_config={**TEXT, "tie_word_embeddings": True}))
+    assert np.array_equal(model(tokens)[0], numpy_model(tied, model.weights, model.dtype)(tokens)[0])
+    save_checkpoint(tmp_path, config(tie_word_embeddings=False), tensors)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight' is missing"):
+        refimpl.load(tmp_path)
 
 
 @pytest.mark.parametrize(
