@@ -58,7 +58,7 @@ class TinyModel:
         layout = self.blueprint.layouts[0]
         tensors = layout.write({name: (drawn[name] * factor(name)).astype(FORMATS[dtype]) for name in drawn})
         stored = {name: source.read(tensors.__getitem__, FORMATS["float64"]) for name, source in layout.sources.items()}
-        return {name: array.astype(FORMATS[dtype]) for name, array in stored.items()}
+        return {name: np.ascontiguousarray(array.astype(FORMATS[dtype])) for name, array in stored.items()}
 
     def write(self, directory: Path, dtype: str) -> None:
         """config.json and the tensors, in more than one shard."""

@@ -70,7 +70,7 @@ def _model(root: Path, name: str, confirm: Confirm | None) -> dict[str, Any]:
         "folder": str(folder),
         "file": str(expected),
         "sha256": {str(file): sha256(root / file) for file in files},
-        "how": "float64 specification on seeded float32 weights: taps of one row of a prefill, logits of it and of cached steps",
+        "how": "float64 specification on seeded float32 weights: taps of a prefill, logits of it and of cached steps",
         "confirmed_by": _confirmation(root / folder, token_ids, results, confirm),
     }
 

@@ -339,7 +339,7 @@ def save(name: str, target: Path) -> None:
 
 
 def run(checkpoint: Path, token_ids: Array) -> dict[str, Array]:
-    """What the specification says in float64: the taps of the first row's prefill, the logits of both, and of each cached step."""
+    """The specification in float64: the taps of the first row's prefill, the logits of both rows and of each cached step."""
     model = refimpl.load(checkpoint, dtype="float64")
     prompt, rest = token_ids[:, :PREFILL], token_ids[:, PREFILL:]
     results = {f"prefill.{name}": value for name, value in model.trace(prompt[:1]).items()}

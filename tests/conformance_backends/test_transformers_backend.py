@@ -124,7 +124,7 @@ def test_logits_have_the_stored_format(tmp_path, dtype):
 
 def test_an_architecture_that_it_lacks_is_unsupported_though_it_knows_the_model_type(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "git", "architectures": ["Grok1ForCausalLM"]}')
-    with pytest.raises(NotImplementedError, match="^transformers has no Grok1ForCausalLM$"):
+    with pytest.raises(NotImplementedError, match=r"^transformers has no Grok1ForCausalLM$"):
         backend.load(tmp_path)
 
 
