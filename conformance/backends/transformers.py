@@ -77,6 +77,7 @@ class TransformersBackend:
                 checkpoint_dir,
                 dtype="auto",
                 attn_implementation=self.attention,
+                experts_implementation="eager",  # the grouped one refuses widths that are not aligned
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,

@@ -41,7 +41,12 @@ def geglu(f: Body, gate: Value, up: Value, *, approximate: str = "none") -> Valu
 
 
 def sigmoid(f: Body, x: Value) -> Value:
-    return f.cast(f.Sigmoid(f.widen(x)), x.dtype)
+    return f.cast(logistic(f, f.widen(x)), x.dtype)
+
+
+def logistic(f: Body, x: Value) -> Value:
+    """σ(x) in the format of x. onnxruntime's Sigmoid stops short of 0: far below, it is off by orders of magnitude."""
+    return f.Reciprocal(f.Add(f.Exp(f.Neg(x)), 1.0))
 
 
 def sigmoid_gate(f: Body, x: Value, gate: Value) -> Value:

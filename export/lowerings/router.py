@@ -9,6 +9,7 @@ import numpy as np
 
 from export.graph import Body, Value
 from export.lowerings.attention import soft_cap
+from export.lowerings.mlp import logistic
 
 
 def top_k_softmax_router(f: Body, logits: Value, *, top_k: int) -> tuple[Value, Value]:
@@ -39,7 +40,7 @@ def sigmoid_router(
     eps: float = 1e-20,
     scaling_factor: float = 1.0,
 ) -> tuple[Value, Value]:
-    scores = f.Sigmoid(f.widen(logits))
+    scores = logistic(f, f.widen(logits))
     corrected = scores if correction_bias is None else f.Add(scores, f.widen(correction_bias))
     if groups > 1:
         corrected = _within_groups(f, corrected, groups, top_groups)
@@ -52,7 +53,7 @@ def sigmoid_router(
 
 def top_k_sigmoid_router(f: Body, logits: Value, *, top_k: int) -> tuple[Value, Value]:
     chosen, indices = f.TopK(f.widen(logits), [top_k], axis=-1, outputs=2)
-    return indices, f.cast(f.Sigmoid(chosen), logits.dtype)
+    return indices, f.cast(logistic(f, chosen), logits.dtype)
 
 
 def _within_groups(f: Body, corrected: Value, groups: int, top_groups: int) -> Value:

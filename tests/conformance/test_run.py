@@ -48,7 +48,7 @@ def test_a_planted_fault_fails_on_its_layer(label, dtype):
 @pytest.mark.parametrize("label", FAULTY_MODELS)
 def test_a_faulty_model_fails_in_float32_and_in_bfloat16(label):
     architecture, load = FAULTY_MODELS[label]
-    report = run({"load": load}, level="model", k=architecture, dtype=["float32", "bfloat16"])
+    report = run({"load": load}, level="model", k=f"{architecture}/", dtype=["float32", "bfloat16"])
     assert {result.dtype for result in report.failures()} == {"float32", "bfloat16"}
     assert {result.layer for result in report.failures()} == {architecture}
 
@@ -56,7 +56,7 @@ def test_a_faulty_model_fails_in_float32_and_in_bfloat16(label):
 def test_nope_ignored_fails_in_every_phase_of_every_such_model():
     report = run({"load": FAULTY_MODELS["NoPE ignored"][1]}, level="model", k="smollm3", dtype="bfloat16")
     assert all(result.verdict == "fail" for result in report.results)
-    assert run({"load": FAULTY_MODELS["NoPE ignored"][1]}, level="model", k="qwen3", dtype="bfloat16").ok
+    assert run({"load": FAULTY_MODELS["NoPE ignored"][1]}, level="model", k="qwen3/", dtype="bfloat16").ok
 
 
 def test_the_laws_alone_find_what_they_are_about():
