@@ -12,7 +12,7 @@ LLAMA = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 93,
-    "hidden_size": 44,
+    "hidden_size": 48,
     "intermediate_size": 54,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
