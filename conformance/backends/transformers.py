@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -97,6 +98,9 @@ class _Model:
 
     def __init__(self, network: Any) -> None:
         self.network = network
+        # Renamed in transformers 5.24, which warns of the older name.
+        renamed = "cache" in inspect.signature(network.forward).parameters
+        self._cache_keyword = "cache" if renamed else "past_key_values"
 
     def __call__(self, tokens: Array, cache: Cache | None = None, attention_mask: Array | None = None) -> tuple[Array, Cache]:
         import torch
@@ -112,10 +116,10 @@ class _Model:
                 input_ids=torch.tensor(tokens, dtype=torch.long),
                 attention_mask=torch.tensor(mask, dtype=torch.long),
                 position_ids=torch.tensor(positions, dtype=torch.long),
-                past_key_values=states,
                 use_cache=True,
+                **{self._cache_keyword: states},
             )
-        return from_torch(output.logits), Cache(states=output.past_key_values, attention_mask=mask)
+        return from_torch(output.logits), Cache(states=states, attention_mask=mask)
 
 
 @contextmanager
