@@ -198,7 +198,7 @@ def test_a_failure_in_words():
 
 
 def test_reports_as_files(tmp_path):
-    report = run(all_functions(silu=lambda x: x), level="layer", k="silu or gelu", dtype="float32", max_examples=5)
+    report = run(all_functions(silu=lambda x: x), level="layer", k="silu/ or gelu/", dtype="float32", max_examples=5)
     record = json.loads(report.to_json(tmp_path / "report.json"))
     assert (tmp_path / "report.json").read_text() == report.to_json()
     assert record["schema_version"] == 1
