@@ -54,7 +54,10 @@ class Unsteady(Exact):
 
 
 class Shaker:
-    """Where the errors come from: a generator, and what an ulp is."""
+    """Where the errors come from: a generator, and what an ulp is.
+
+    Within one step equal results have equal errors, as from a library: what is tied stays tied, and is chosen alike.
+    """
 
     def __init__(self, dtype: str, seed: int) -> None:
         self._generator = np.random.default_rng([seed, 2])
@@ -65,7 +68,8 @@ class Shaker:
         array = np.asarray(result)
         if not is_float(array.dtype):
             return result
-        noise = self._ulp * self._generator.uniform(-1, 1, array.shape) * np.where(np.isfinite(array), size, 0.0)
+        drawn = _uniform(array, self._generator.integers(2**64, dtype=np.uint64))
+        noise = self._ulp * drawn * np.where(np.isfinite(array), size, 0.0)
         shaken = (array + noise.astype(array.dtype)).view(UnsteadyArray)
         shaken.shaker = self
         return shaken
@@ -100,6 +104,14 @@ class UnsteadyArray(np.ndarray[Any, Any]):
             terms = np.size(values[0]) / max(np.size(result), 1)
             size = math.sqrt(terms) / 2 * function(np.abs(values[0]), *values[1:], **options)
         return _shaker_of((args, kwargs)).shake(result, size)
+
+
+def _uniform(values: Array, salt: np.uint64) -> Array:
+    """Numbers in [-1, 1) that look drawn but depend on the values alone: SplitMix64 of their bits."""
+    bits: Any = values.astype(np.float64).view(np.uint64) ^ salt
+    bits = (bits ^ (bits >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> 27)) * np.uint64(0x94D049BB133111EB)
+    return ((bits ^ (bits >> 31)) >> 11) * 2.0**-52 - 1
 
 
 def _bare(value: Any) -> Any:

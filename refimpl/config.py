@@ -17,6 +17,9 @@ N = TypeVar("N", int, float)
 
 MOST_PARTS = 10_000
 
+# How JSON calls what a key holds.
+SPELT = {int: "an integer", float: "a number", bool: "true or false", str: "a string", list: "a list", dict: "an object"}
+
 # Keys of any Hugging Face configuration that change no logit: bookkeeping, training, and the defaults of decoding.
 _HARMLESS = """
     _name_or_path architectures auto_map bos_token_id chunk_size_feed_forward dtype eos_token_id finetuning_task
@@ -70,7 +73,7 @@ class Config:
         if key in self._class_defaults:
             return self.take(key, kind, self._class_defaults[key])
         if key not in self.values:
-            raise ValueError(f"config: key {key!r} is missing and {self.name!r} needs it ({kind.__name__})")
+            raise ValueError(f"config: key {key!r} is missing and {self.name!r} needs it ({SPELT[kind]})")
         return self._typed(key, self.values[key], kind)
 
     def take(self, key: str, kind: type[T], default: T) -> T:
@@ -162,6 +165,6 @@ class Config:
             value = float(value)
         unfit = isinstance(value, bool) and kind is not bool
         if unfit or not isinstance(value, kind) or (isinstance(value, float) and not isfinite(value)):
-            raise ValueError(f"config: {key} is {value!r} but needs a {kind.__name__}")
+            raise ValueError(f"config: {key} is {value!r} but needs {SPELT[kind]}")
         self.taken[key] = value
         return value

@@ -69,6 +69,17 @@ def _own_readings(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_equal_scores_stay_equal_when_every_step_is_off(dtype):
+    scores, seen = np.full((1, 8), 2.0), set()
+    for seed in range(20):
+        indices, weights = Unsteady(dtype, seed).call("softcapped_softmax_router", scores, top_k=2, softcap=3.0)
+        assert indices.tolist() == [[0, 1]]
+        assert weights[0, 0] == weights[0, 1]
+        seen.add(weights[0, 0])
+    assert len(seen) > 5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("function", ROUTERS)
 def test_no_reading_of_a_case_that_decides_chooses_otherwise(function, dtype):
     for case in FAMILIES[function].cases(dtype):

@@ -131,7 +131,7 @@ def test_the_class_has_eight_experts_a_token() -> None:
         ({"n_shared_experts": -1}, "n_shared_experts is -1 but needs a number of at least 0"),
         ({"first_k_dense_replace": -1}, "first_k_dense_replace is -1 but needs a number of at least 0"),
         ({"num_nextn_predict_layers": -1}, "num_nextn_predict_layers is -1 but needs a number of modules, 0 to 10000"),
-        ({"partial_rotary_factor": None}, "partial_rotary_factor is None but needs a float"),
+        ({"partial_rotary_factor": None}, "partial_rotary_factor is None but needs a number"),
         ({"scoring_func": "softmax"}, "unknown key 'scoring_func'"),
         ({"topk_method": "greedy"}, "unknown key 'topk_method'"),
     ],

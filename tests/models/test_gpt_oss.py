@@ -158,8 +158,8 @@ class TestExperts:
             ({"num_experts_per_tok": 0}, "num_experts_per_tok is 0 but needs a positive integer"),
             ({"num_local_experts": 0}, "num_local_experts is 0 but needs a positive integer"),
             ({"swiglu_limit": 0.0}, "swiglu_limit is 0.0 but needs a positive number"),
-            ({"swiglu_limit": None}, "swiglu_limit is None but needs a float"),
-            ({"swiglu_alpha": "1"}, "swiglu_alpha is '1' but needs a float"),
+            ({"swiglu_limit": None}, "swiglu_limit is None but needs a number"),
+            ({"swiglu_alpha": "1"}, "swiglu_alpha is '1' but needs a number"),
             ({"num_experts": 5}, "unknown key 'num_experts' "),
         ],
     )

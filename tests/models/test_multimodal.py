@@ -101,7 +101,7 @@ def test_without_a_head_on_disk_it_is_the_embedding_unless_the_outer_key_unties(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_config": None}, "text_config is None but needs a dict"),
+        ({"text_config": None}, "text_config is None but needs an object"),
         ({"text_config": {**TEXT, "sliding_windows": 3}}, "unknown key 'sliding_windows'"),
         ({"audio_config": {}}, "unknown key 'audio_config'"),
         (

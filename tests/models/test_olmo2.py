@@ -60,7 +60,7 @@ def test_the_releases() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head_dim": None}, "head_dim is None but needs a int"),
+        ({"head_dim": None}, "head_dim is None but needs an integer"),
         ({"clip_qkv": 8.0}, "unknown key 'clip_qkv'"),
         ({"num_key_value_heads": 4}, "num_attention_heads is 6, which num_key_value_heads = 4 does not divide"),
     ],

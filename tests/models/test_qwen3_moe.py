@@ -103,7 +103,7 @@ def test_a_window_is_on_every_layer() -> None:
         ({"mlp_only_layers": [4]}, "mlp_only_layers has 4 but needs numbers of layers, 0 to 3"),
         ({"mlp_only_layers": [-1]}, "mlp_only_layers has -1 but needs numbers of layers, 0 to 3"),
         ({"mlp_only_layers": [True]}, "mlp_only_layers has True but needs numbers of layers, 0 to 3"),
-        ({"norm_topk_prob": None}, "norm_topk_prob is None but needs a bool"),
+        ({"norm_topk_prob": None}, "norm_topk_prob is None but needs true or false"),
         ({"layer_types": ["full_attention"] * 4}, "unknown key 'layer_types'"),
         ({"n_shared_experts": 1}, "unknown key 'n_shared_experts'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5 but 'qwen3_moe' rotates whole heads"),

@@ -112,7 +112,7 @@ class TestScaling:
 
     @pytest.mark.parametrize("values", [{"rope_type": 3}, {"type": ["yarn"]}])
     def test_a_type_that_is_no_string_is_one_sentence(self, values: dict) -> None:
-        with pytest.raises(ValueError, match=r"^config: (rope_)?type is .* but needs a str$"):
+        with pytest.raises(ValueError, match=r"^config: (rope_)?type is .* but needs a string$"):
             read(rope_scaling=values)
 
     @pytest.mark.parametrize("missing", ["factor", "low_freq_factor", "high_freq_factor"])
@@ -132,7 +132,7 @@ class TestScaling:
     @pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
     @pytest.mark.parametrize("value", ["linear", 2.0, [], True])
     def test_a_scaling_that_is_no_object_is_one_sentence(self, place: str, value: object) -> None:
-        with pytest.raises(ValueError, match=f"^config: {place} is .* but needs a dict$"):
+        with pytest.raises(ValueError, match=f"^config: {place} is .* but needs an object$"):
             read(**{place: value})
 
     @pytest.mark.parametrize("factor", [0, -2.0])

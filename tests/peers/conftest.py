@@ -61,16 +61,6 @@ def positioned_pair(request: pytest.FixtureRequest, pair_of: PairOf) -> Pair:
     return pair_of(request.param)
 
 
-# Of each architecture the last variant that decodes from counted positions: as a rule the one with everything.
-DECODED = {variant.architecture: name for name, variant in VARIANTS.items() if not variant.counts_columns}
-
-
-@pytest.fixture(scope="session", params=DECODED.values())
-def decoded_pair(request: pytest.FixtureRequest, pair_of: PairOf) -> Pair:
-    """One variant of every architecture, for loops over calls that are compared one by one elsewhere."""
-    return pair_of(request.param)
-
-
 @pytest.fixture(
     scope="session",
     params=[name for name, variant in VARIANTS.items() if not (variant.windowed or variant.counts_columns)],

@@ -12,16 +12,15 @@ from .conftest import PairOf
 NEW = 16
 
 
-def test_greedy(decoded_pair: Pair) -> None:
-    pair = decoded_pair
+def test_greedy(pair: Pair) -> None:
     tokens = pair.tokens(3, 7)
     sequence = refimpl.generate(pair.model, tokens, max_new_tokens=NEW)
     assert np.array_equal(sequence, pair.peer.generate(tokens, NEW))
     assert len(np.unique(sequence[:, 7:])) > 3, "rows that repeat one token would compare little"
 
 
-def test_greedy_from_prompts_of_unequal_length(decoded_pair: Pair) -> None:
-    pair = decoded_pair
+def test_greedy_from_prompts_of_unequal_length(positioned_pair: Pair) -> None:
+    pair = positioned_pair
     tokens = pair.tokens(3, 11)
     mask = np.ones_like(tokens)
     mask[1, :4] = mask[2, :9] = 0
