@@ -8,48 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 
+from conformance.block_list import BLOCKS, WIDTH
 from conformance.calls import Unsupported, attempt, combining
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
-from conformance.choice import drawn_until, stands
+from conformance.choice import border_stands, drawn_until, stands
 from conformance.judge import expect, judge_one
-from conformance.readings import Exact, InFormat, on_floats
+from conformance.readings import Exact, InFormat, on_floats, wide_format
 from conformance.verdict import Judgement
-from refimpl.blocks import (
-    MLP,
-    Attention,
-    Block,
-    Experts,
-    GatedMLP,
-    Inputs,
-    Layer,
-    LayerNorm,
-    LogFloor,
-    LogLength,
-    MoE,
-    RMSNorm,
-    Rope,
-    Router,
-    Scoped,
-    SigmoidTopK,
-    SoftcappedSoftmax,
-    SoftmaxTopK,
-    TopKSigmoid,
-    TopKSoftmax,
-)
+from refimpl.blocks import Attention, Block, Indexer, Inputs, LatentAttention, Layer, MoE, MultiToken, Router, Scoped
 from refimpl.layers import linear
 from refimpl.numerics import FORMATS, Array, plain, unit_roundoff
-from refimpl.ops import GLUE, NumpyOps, Ops
+from refimpl.ops import GLUE, NumpyOps, Ops, Traced
 
 if TYPE_CHECKING:
     from conformance.backend import Backend
 
-BATCH, LENGTH, PAST, WIDTH = 2, 5, 6, 24
-ROPE = Rope(rotary_dim=8, theta=1e4)
+BATCH, LENGTH, PAST = 2, 5, 6
+# The scores of an indexer are the end of so many times more rounded steps than those of a router.
+STEPS = 3
+Mixer = Attention | LatentAttention
 
 
 class BackendOps(Ops):
@@ -82,24 +65,24 @@ class BackendOps(Ops):
         return result
 
 
-def _evaluate(
+def evaluate_block(
     block: Block, values: dict[str, Array], ops: Ops, reading: Exact, *, past: int, ring: bool, cast: Callable[[Any], Any]
 ) -> Any:
     """The block's output for wide inputs, not yet widened."""
     weights = {name: cast(array) for name, array in values.items() if name in block.parameters()}
     x = cast(values["x"])
-    if not isinstance(block, (Attention, Layer)):
-        return block(ops, weights, x)  # type: ignore[operator]
     mixer = _mixer(block)
-    order = np.tile(np.arange(past + LENGTH), (BATCH, 1))
+    if mixer is None:
+        return block(ops, weights, x)  # type: ignore[operator]
+    order = np.tile(np.arange(past + LENGTH), (len(x), 1))
     q_order = order[:, past:]
-    rotations = {}
-    if mixer.rope is not None:
-        rotations[mixer.rope] = ops.rope_cos_sin(q_order, ops.constant(mixer.rope.frequencies(reading.angle_format)))
+    rotations = {
+        rope: ops.rope_cos_sin(q_order, ops.constant(rope.frequencies(reading.angle_format))) for rope in mixer.ropes()
+    }
     temperatures = {}
     if mixer.temperature is not None:
         temperatures[mixer.temperature] = cast(mixer.temperature(ops, q_order, reading.angle_format))
-    state = {name: cast(values[name]) for name in ("key", "value")} if past else None
+    state = {name: cast(values[name]) for name in mixer.state()} if past else None
     inputs = Inputs(
         q_order=q_order,
         k_order=order,
@@ -108,13 +91,15 @@ def _evaluate(
         temperatures=temperatures,
         ring=ring,
     )
-    return block(ops, weights, x, inputs, state)[0]
+    beside = [cast(values["hidden"])] if isinstance(block, MultiToken) else []
+    return block(ops, weights, x, *beside, inputs, state)[0]  # type: ignore[operator]
 
 
-def _mixer(block: Block) -> Attention:
-    mixer = block.mixer if isinstance(block, Layer) else block
-    assert isinstance(mixer, Attention)
-    return mixer
+def _mixer(block: Block) -> Mixer | None:
+    """The attention in a block, None where it has none."""
+    layer = block.layer if isinstance(block, MultiToken) else block
+    mixer = layer.mixer if isinstance(layer, Layer) else layer
+    return mixer if isinstance(mixer, Mixer) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,29 +111,39 @@ class BlockCase(Case):
     ring: bool = False
 
     def inputs(self, reading: Exact) -> dict[str, Array]:
-        """x, the parameters and the cache: wide numbers that the tested dtype holds exactly."""
+        """x, the parameters and the cache as a reading takes them."""
+        return {name: reading.disturb(array) for name, array in self.drawn.items()}
+
+    @cached_property
+    def drawn(self) -> dict[str, Array]:
+        """The same, wide numbers that the tested dtype holds exactly."""
+        wide = wide_format(self.dtype)
         generator = np.random.default_rng(crc32(self.id.replace(TOKENS[self.dtype], "").encode()))
         shapes: dict[str, tuple[int, ...]] = {"x": (BATCH, LENGTH, WIDTH), **self.block.parameters()}
-        if self.past:
-            mixer = _mixer(self.block)
-            kept = min(self.past, mixer.span or self.past) if self.ring else self.past
-            shapes |= {name: (BATCH, kept, *entry.shape) for name, entry in mixer.state().items()}
+        if isinstance(self.block, MultiToken):
+            shapes["hidden"] = shapes["x"]
+        mixer = _mixer(self.block)
+        for name, entry in mixer.state().items() if mixer and self.past else ():
+            kept = min(self.past, entry.window or self.past) if self.ring else self.past
+            shapes[name] = (BATCH, kept, *entry.shape)
         found = {}
         for name, shape in shapes.items():
             array = generator.standard_normal(shape)
             if name.endswith("weight"):
                 array = array * (1.5 / np.sqrt(shape[-1])) if len(shape) > 1 else 1 + array / 2
-            found[name] = array.astype(FORMATS[self.dtype]).astype(reading.wide)
+            found[name] = array.astype(FORMATS[self.dtype]).astype(wide)
         if isinstance(self.block, MoE):
-            found["x"] = _decided_tokens(self.block.router, found, generator, self.dtype).astype(reading.wide)
-        return {name: reading.disturb(array) for name, array in found.items()}
+            found["x"] = _decided_tokens(self.block.router, found, generator, self.dtype).astype(wide)
+        if isinstance(mixer, LatentAttention) and mixer.indexer is not None:
+            found |= _decided_rows(mixer, mixer.indexer, found, generator, self.dtype, past=self.past)
+        return found
 
     def judge(self, backend: Backend, workspace: Workspace) -> Judgement:
         ops = BackendOps(backend, self.dtype)
 
         def evaluate(reading: Exact) -> tuple[Array, ...]:
             values = self.inputs(reading)
-            made = _evaluate(self.block, values, reading.ops(), reading, past=self.past, ring=self.ring, cast=reading.cast)
+            made = evaluate_block(self.block, values, reading.ops(), reading, past=self.past, ring=self.ring, cast=reading.cast)
             return (reading.widen(made),)
 
         def compare() -> Judgement:
@@ -159,7 +154,7 @@ class BlockCase(Case):
 
             with combining("the block"):
                 values = self.inputs(reading)
-                output = _evaluate(self.block, values, ops, reading, past=self.past, ring=self.ring, cast=cast)
+                output = evaluate_block(self.block, values, ops, reading, past=self.past, ring=self.ring, cast=cast)
             if not ops.used:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in ops.refused.items())
                 return Judgement(verdict="unsupported", sentence=reasons) if reasons else NOT_COVERED
@@ -182,92 +177,49 @@ def _decided_tokens(router: Router, values: dict[str, Array], generator: np.rand
     return drawn_until(keep, draw, BATCH * LENGTH).reshape(BATCH, LENGTH, WIDTH)
 
 
-def _attention(**switches: Any) -> Attention:
-    sizes = {"hidden_size": WIDTH, "heads": 6, "kv_heads": 2, "head_dim": 10, "scale": 0.4, "rope": ROPE}
-    return Attention(**{**sizes, **switches})
+def _decided_rows(
+    mixer: LatentAttention,
+    indexer: Indexer,
+    values: dict[str, Array],
+    generator: np.random.Generator,
+    dtype: str,
+    *,
+    past: int,
+) -> dict[str, Array]:
+    """x [B, T, D] and the keys of the indexer in the cache [B, past, K], wide numbers of `dtype`.
 
+    They are of rows of which a few roundings of a score change no query's choice of keys.
+    """
+    reading = Exact(dtype)
+    shapes = {"x": (LENGTH, WIDTH), **({"index_key": (past, indexer.head_dim)} if past else {})}
+    ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
 
-def _gated(**switches: Any) -> GatedMLP:
-    return GatedMLP(hidden_size=WIDTH, intermediate_size=28, **switches)
+    def draw(count: int) -> Array:
+        return generator.standard_normal((count, ends[-1])).astype(FORMATS[dtype]).astype(reading.wide)
 
+    def parts(rows: Array) -> dict[str, Array]:
+        found = zip(shapes.items(), np.split(rows, ends[:-1], axis=1), strict=True)
+        return {name: part.reshape(len(rows), *shape) for (name, shape), part in found}
 
-def _router(kind: type[Router], **switches: Any) -> Router:
-    return kind(**{"hidden_size": WIDTH, "experts": 7, "top_k": 2, **switches})
+    def keep(rows: Array) -> Array:
+        rest = {name: np.repeat(values[name][:1], len(rows), axis=0) for name in mixer.state() if past}
+        ops = Traced(NumpyOps())
+        evaluate_block(mixer, {**values, **rest, **parts(rows)}, ops, reading, past=past, ring=False, cast=reading.cast)
+        later = np.arange(past + LENGTH) > np.arange(past, past + LENGTH)[:, None]
+        scores = np.where(later, -np.inf, ops.values["indexer.scores"])
+        return np.asarray(border_stands(scores, indexer.top_k, STEPS * unit_roundoff(dtype)).all(axis=-1))
 
-
-def _moe(
-    router: Router, *, factor: float | None = None, shared_gate: bool = False, shared: bool = False, **experts: Any
-) -> MoE:
-    return MoE(
-        router=router,
-        experts=Experts(hidden_size=WIDTH, intermediate_size=10, experts=router.experts, **experts),
-        shared=GatedMLP(hidden_size=WIDTH, intermediate_size=14) if shared or shared_gate else None,
-        shared_gate=shared_gate,
-        factor=factor,
-    )
-
-
-def _norm(**switches: Any) -> RMSNorm:
-    return RMSNorm(size=WIDTH, eps=1e-2, **switches)
-
-
-HEAD_NORM = RMSNorm(size=10, eps=1e-2)
-# Level name -> variant -> block.
-BLOCKS: dict[str, dict[str, Block]] = {
-    "attention_block": {
-        "rope": _attention(),
-        "nope": _attention(rope=None),
-        "qk_norm": _attention(qk_norm=HEAD_NORM),
-        "window_bias": _attention(window=4, qkv_bias=True, output_bias=True),
-        "interleaved": _attention(rope=Rope(rotary_dim=6, theta=1e4, interleaved=True)),
-        "sinks": _attention(window=4, sinks=True, qkv_bias=True),
-        "softcap_temperature": _attention(softcap=2.0, temperature=LogLength(length=4)),
-        "nope_temperature": _attention(rope=None, temperature=LogFloor(scale=0.5, floor=3)),
-        "flat_qk_norm": _attention(qk_norm=HEAD_NORM, qk_norm_over="projection"),
-        "rotated_qk_norm": _attention(qk_norm=HEAD_NORM, qk_norm_over="rotated_head"),
-        "chunk": _attention(chunk=4),
-    },
-    "gated_mlp_block": {
-        "silu": _gated(),
-        "gelu_tanh": _gated(activation="gelu_tanh", bias=True),
-    },
-    "mlp_block": {"gelu": MLP(hidden_size=WIDTH, intermediate_size=28, activation="gelu")},
-    "moe_block": {
-        "top_k_softmax": _moe(_router(TopKSoftmax, bias=True), activation="clamped_swiglu", alpha=1.702, limit=1.25, bias=True),
-        "softmax_top_k": _moe(_router(SoftmaxTopK, renormalise=True)),
-        "shared_gate": _moe(_router(SoftmaxTopK, renormalise=False, top_k=3), shared_gate=True),
-        "softcapped_softmax": _moe(
-            _router(SoftcappedSoftmax, softcap=2.0), shared=True, factor=0.5**0.5, activation="gelu_tanh"
-        ),
-        "sigmoid": _moe(_router(SigmoidTopK, renormalise=True, scaling_factor=2.5, top_k=3), shared=True),
-        "groups": _moe(_router(SigmoidTopK, renormalise=False, experts=8, groups=4, top_groups=2)),
-        "top_k_sigmoid": _moe(_router(TopKSigmoid, top_k=1), shared=True, scale_input=True),
-    },
-    "decoder_layer": {
-        "pre_norm": Layer(mixer=_attention(), mlp=_gated(), mixer_norm=_norm(), mlp_norm=_norm()),
-        "post_norm": Layer(mixer=_attention(qk_norm=HEAD_NORM), mlp=_gated(), mixer_post_norm=_norm(), mlp_post_norm=_norm()),
-        "four_norms": Layer(
-            mixer=_attention(window=4),
-            mlp=_gated(activation="gelu_tanh"),
-            **dict.fromkeys(("mixer_norm", "mixer_post_norm", "mlp_norm", "mlp_post_norm"), _norm(zero_centred=True)),
-        ),
-        "layer_norm": Layer(
-            mixer=_attention(rope=None),
-            mlp=MLP(hidden_size=WIDTH, intermediate_size=28),
-            mixer_norm=LayerNorm(size=WIDTH, eps=1e-2),
-            mlp_norm=LayerNorm(size=WIDTH, eps=1e-2),
-        ),
-    },
-}
+    return parts(drawn_until(keep, draw, BATCH))
 
 
 def _phases(block: Block) -> Iterator[tuple[str, int, bool]]:
     """Each phase of a block, how many tokens came before, and whether a ring keeps them."""
-    if not isinstance(block, (Attention, Layer)):
+    mixer = _mixer(block)
+    if mixer is None:
         yield "any", 0, False
         return
     yield from (("prefill", 0, False), ("pieces", PAST, False))
-    if _mixer(block).span is not None:
+    if any(entry.window for entry in mixer.state().values()):
         yield "pieces", PAST, True
 
 

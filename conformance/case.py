@@ -15,8 +15,9 @@ A search among them is reported as one case, attention/drawn-any-f32. An id is n
 removed with a new version of the specification.
 
 Deliberately not covered: errors (what a backend does with inputs that are none: tokens outside the vocabulary, wrong
-shapes); speed and memory; dropout and gradients; inputs that are NaN or infinite; positions or tokens wider than int64;
-frequencies and angles in formats narrower than float32, which no release has; which of equal scores a router chooses.
+shapes); speed and memory; dropout and gradients; inputs that are NaN or infinite, but for the -inf that hides an expert or
+a key; positions or tokens wider than int64; frequencies and angles in formats narrower than float32, which no release has;
+which of equal scores a router chooses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Choices: which experts a router sends a token to. A choice has no budget, it is right or wrong, where scores decide it.
+"""Choices: which experts a router sends a token to, which keys an indexer keeps. A choice has no budget, it is right or wrong,
+where scores decide it.
 
 equal scores    any of them may be chosen. The truth is that of scores among which the candidate's own choice is ahead by
                 an amount that only the truth's wide format can see: where scores differ it changes nothing.
@@ -41,6 +42,14 @@ def favouring(scores: Array, chosen: Any) -> Array:
     return np.where(rank > 0, lifted, scores)
 
 
+def favouring_kept(scores: Array, selection: Any) -> Array:
+    """Wide scores [B, T, S] with those of the keys that a selection [B, 1, T, S] keeps ahead of their equals."""
+    if selection.shape != (scores.shape[0], 1, *scores.shape[1:]):
+        return scores
+    lead = np.maximum(np.abs(scores), 1) * LEAD * np.finfo(scores.dtype).eps
+    return np.where(selection[:, 0] == 0, scores + lead, scores)
+
+
 def stands(choose: Callable[[Array], Array], scores: Array, roundoff: float) -> Array:
     """Of which rows of scores [N, E] the indices choose(scores) [N, A] stand, order included: bool [N].
 
@@ -55,6 +64,19 @@ def stands(choose: Callable[[Array], Array], scores: Array, roundoff: float) -> 
         np.put_along_axis(direction, chosen, first * (-1.0) ** np.arange(chosen.shape[-1]), axis=-1)
         result &= (choose(scores + step * direction) == chosen).all(axis=-1)
     return result
+
+
+def border_stands(scores: Array, top_k: int, roundoff: float) -> Array:
+    """Of which rows of scores [..., S], -inf where hidden, the set of the top_k largest stands: bool [...].
+
+    The border of the set is as wide as two scores that move by `ROUNDINGS` towards each other.
+    """
+    if scores.shape[-1] <= top_k:
+        return np.ones(scores.shape[:-1], bool)
+    sizes = np.where(np.isfinite(scores), np.abs(scores), 0).max(axis=-1)
+    ordered = np.sort(scores, axis=-1)
+    last, next_one = ordered[..., -top_k], ordered[..., -top_k - 1]
+    return (next_one == -np.inf) | (last - next_one > 2 * ROUNDINGS * roundoff * np.maximum(1, sizes))
 
 
 def drawn_until(keep: Callable[[Array], Array], draw: Callable[[int], Array], count: int) -> Array:

@@ -16,12 +16,12 @@ import numpy as np
 from conformance.backend import Candidate
 from conformance.calls import attempt, first_line
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
-from conformance.choice import favouring
 from conformance.judge import expect, judge
 from conformance.readings import Exact, on_floats
 from conformance.results import LARGEST
 from conformance.verdict import Judgement
-from refimpl.numerics import FORMATS, unit_roundoff
+from refimpl.layers import VOCABULARY
+from refimpl.numerics import FORMATS, Array, unit_roundoff
 
 if TYPE_CHECKING:
     from conformance.backend import Backend
@@ -71,7 +71,9 @@ class Family:
     """build(values, **parameters) makes the inputs; axes are the dimension letters of each result.
 
     wider: formats wider than the tested one are right as well. exact: nothing is computed, so nothing may differ.
-    chooses: the first result are indices that the function chooses by its first argument (`conformance.choice`).
+    chooses: where the first result is a choice by the first argument, what favours that of a candidate among equal scores
+      (`conformance.choice`).
+    stored: arrays are in formats of storage, which stay what they are whatever the tested one, that of the result.
     """
 
     function: str
@@ -81,7 +83,8 @@ class Family:
     dtypes: tuple[str, ...] = ALL_DTYPES
     wider: bool = False
     exact: bool = False
-    chooses: bool = False
+    chooses: Callable[[Array, Any], Array] | None = None
+    stored: bool = False
 
     def cases(self, dtype: str) -> list[LayerCase]:
         """The hand-picked cases at one dtype."""
@@ -170,13 +173,16 @@ class LayerCase(Case):
 
     def evaluate(self, reading: Exact, *, chosen: Any = None) -> tuple[Any, ...]:
         """The results of the function in a reading, widened; where scores are equal, `chosen` is chosen."""
+        if self.family.stored:
+            function = VOCABULARY[self.function]
+            return as_tuple(reading.widen(function(*self.inputs.arguments.values(), **self.inputs.options)))
 
         def given(value: Any) -> Any:
             return reading.disturb(on_floats(lambda array: array.astype(reading.wide), value))
 
         scores, *others = self.inputs.arguments.values()
-        if chosen is not None:
-            scores = favouring(scores.astype(reading.wide), chosen)
+        if chosen is not None and self.family.chooses is not None:
+            scores = self.family.chooses(scores.astype(reading.wide), chosen)
         arguments = [given(value) for value in (scores, *others)]
         options = {name: given(value) for name, value in self.inputs.options.items()}
         return as_tuple(reading.call(self.function, *arguments, **options))
@@ -203,7 +209,7 @@ class LayerCase(Case):
         return reading.backend.call(self.function, *map(fresh, self.inputs.arguments.values()), **options)
 
     def _store(self, value: Any) -> Any:
-        if self.dtype not in FORMATS:
+        if self.dtype not in FORMATS or self.family.stored:
             return value
         return on_floats(lambda array: array.astype(FORMATS[self.dtype]), value)
 

@@ -2,9 +2,11 @@
 
 The budget of a problem is derived from the problem. Its noise is the largest, over all of these, of the distance to the truth:
 
-    (a) the specification evaluated in the tested dtype, here and for inputs nearby, and with every step off by some ulps
+    (a) the specification evaluated in the tested dtype, here and for inputs nearby, and with every step off by some ulps; the
+        same of its layers' other forms
     (b) the truth for inputs perturbed by one rounding of the dtype
-    (c) one ulp at the scale of the output (in the RMS: one rounding), and the smallest step that the dtype has
+    (c) one ulp at the scale of the output (in the RMS: one rounding, which of few entries is as uncertain as 1/√n), and the
+        smallest step that the dtype has
 
 in two norms over the whole output: the maximum and the root mean square. The budget is twice the noise, for every layer.
 A candidate must be inside in both norms. Integers and bools have no budget: they are equal or wrong, and so are floats that
@@ -20,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.readings import Exact, InFormat, Nearby, Perturbed
+from conformance.forms import MOST_FORMS
+from conformance.readings import Exact, InFormat, InOtherForm, Nearby, Perturbed
 from conformance.unsteady import Unsteady
 from conformance.verdict import Judgement, Kind
 from refimpl.numerics import FORMATS, Array, is_float, smallest_step, unit_roundoff
@@ -80,7 +83,10 @@ def expect(evaluate: Evaluate, dtype: str, *, exact: bool = False, seed: int = 0
     readings += [Perturbed(dtype, seed + index) for index in range(PERTURBED_SAMPLES)]
     nearby = [(InFormat(dtype, seed + index), Nearby(dtype, seed + index)) for index in range(NEARBY_SAMPLES)]
     pairs = [(evaluate(reading), truths) for reading in readings]
-    pairs += [(evaluate(rounded), evaluate(exact)) for rounded, exact in nearby]
+    nearby_truths = [evaluate(exact) for _, exact in nearby]
+    pairs += [(evaluate(rounded), exact) for (rounded, _), exact in zip(nearby, nearby_truths, strict=True)]
+    for number in range(MOST_FORMS):
+        pairs += _in_other_form(evaluate, dtype, number, truths, nearby_truths, seed)
     expectations = []
     for index, truth in enumerate(truths):
         if not is_float(truth.dtype):
@@ -96,6 +102,17 @@ def expect(evaluate: Evaluate, dtype: str, *, exact: bool = False, seed: int = 0
     return tuple(expectations)
 
 
+def _in_other_form(
+    evaluate: Evaluate, dtype: str, number: int, truths: tuple[Array, ...], nearby_truths: list[tuple[Array, ...]], seed: int
+) -> list[tuple[tuple[Array, ...], tuple[Array, ...]]]:
+    """What other forms of the layers of a problem give, here and nearby, beside the truths; nothing if there are none."""
+    here = InOtherForm(dtype, number)
+    found = [(evaluate(here), truths)]
+    if not here.differs:
+        return []
+    return found + [(evaluate(InOtherForm(dtype, number, seed + index)), truth) for index, truth in enumerate(nearby_truths)]
+
+
 def _chosen_alike(sample: Sequence[Array], reference: Sequence[Array]) -> Array | bool:
     """Where two readings of a problem chose alike: true, or bools [..., 1] when some of its outputs are integers."""
     alike: Array | bool = True
@@ -107,8 +124,8 @@ def _chosen_alike(sample: Sequence[Array], reference: Sequence[Array]) -> Array 
 
 def rounding_noise(truth: Array, dtype: str) -> Norms:
     """Part (c) of the noise."""
-    scale, step = Norms.of(truth), smallest_step(dtype)
-    return Norms(2 * unit_roundoff(dtype) * scale.maximum + step, unit_roundoff(dtype) * scale.rms + step)
+    scale, step, rounding = Norms.of(truth), smallest_step(dtype), unit_roundoff(dtype)
+    return Norms(2 * rounding * scale.maximum + step, rounding * (1 + max(truth.size, 1) ** -0.5) * scale.rms + step)
 
 
 def judge(

@@ -5,6 +5,7 @@ what becomes of the inputs and of every step:
 
     Exact       the truth: the specification in float64 (in long double where float64 itself is tested)
     InFormat    the specification in the tested dtype, rounded where a released model rounds
+    InOtherForm the same, of layers that have another form which is as right (conformance.forms)
     Nearby      the truth for other inputs in that dtype, against which InFormat is measured there
     Unsteady    the specification with every step off by some ulps (conformance.unsteady)
     Perturbed   the truth for inputs that differ by one rounding of the tested dtype
@@ -19,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from conformance.forms import OTHER_FORMS
 from refimpl.layers import VOCABULARY
 from refimpl.numerics import FORMATS, Array, is_float, low_precision, plain, unit_roundoff
-from refimpl.ops import NumpyOps, Ops, Rounded
+from refimpl.ops import NumpyOps, Ops, Replaced, Rounded
 
 NARROW = ("bfloat16", "float16")
 
@@ -75,7 +77,10 @@ class Exact:
         options = {key: cast(value) for key, value in options.items()}
         if "dtype" in signature(VOCABULARY[name]).parameters:
             options.setdefault("dtype", self.angle_format)
-        return self.widen(VOCABULARY[name](*map(cast, values), **options))
+        return self.widen(self._function(name)(*map(cast, values), **options))
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        return VOCABULARY[name]
 
     def ops(self) -> Ops:
         """An interpreter of whole wirings, for values made with `cast`."""
@@ -126,4 +131,30 @@ class InFormat(Nearby):
         return on_floats(lambda array: array.astype(FORMATS[self.dtype]), value)
 
     def ops(self) -> Ops:
-        return Rounded(NumpyOps(), self.dtype) if self.dtype in NARROW else NumpyOps()
+        inner = self._inner_ops()
+        return Rounded(inner, self.dtype) if self.dtype in NARROW else inner
+
+    def _inner_ops(self) -> Ops:
+        return NumpyOps()
+
+
+class InOtherForm(InFormat):
+    """InFormat with form `number` of the layers that have so many; `differs` once one of them was called."""
+
+    def __init__(self, dtype: str, number: int, seed: int | None = None) -> None:
+        super().__init__(dtype, seed)
+        self.differs = False
+        self._forms = {name: self._noted(forms[number]) for name, forms in OTHER_FORMS.items() if number < len(forms)}
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        return self._forms.get(name, VOCABULARY[name])
+
+    def _inner_ops(self) -> Ops:
+        return Replaced(NumpyOps(), self._forms)
+
+    def _noted(self, form: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*values: Any, **options: Any) -> Any:
+            self.differs = True
+            return form(*values, **options)
+
+        return called

@@ -23,8 +23,9 @@ ROUTERS = (
 )
 # The kinds of a function's results, one a result; a single float where nothing else is said.
 KINDS: dict[str, tuple[str, ...]] = {
-    "rope_cos_sin": ("float", "float"),
+    **dict.fromkeys(("rope_cos_sin", "expand_latent"), ("float", "float")),
     **dict.fromkeys(ROUTERS, ("integer", "float")),
+    "speculative_accept": ("integer", "float"),
     **dict.fromkeys(("token_order", "ring_order"), ("integer",)),
     **dict.fromkeys(("padding_mask", "causal_mask", "sliding_window_mask", "chunked_mask", "attention_mask"), ("bool",)),
 }

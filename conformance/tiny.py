@@ -46,11 +46,16 @@ class TinyModel:
         return refimpl.blueprint(self.config)
 
     def weights(self, dtype: str) -> dict[str, Array]:
-        """The parameters by their names here, in the stored `dtype`; quantised ones as their storage rounds them."""
+        """The parameters by their names here, in the stored `dtype`; quantised ones as their storage rounds them, in float64
+        where `dtype` does not hold that.
+        """
         drawn = refimpl.init(self.config, seed=len(self.variant)).weights
         normed = any("q_norm" in name for name in drawn)
         sharp = ("q_norm", "k_norm") if normed else ("q_proj", "k_proj")
-        factors = {**dict.fromkeys(sharp, SHARPNESS), "router.weight": DECISIVENESS}
+        # Keys of latent attention are made together with the values, so that its queries alone are scaled.
+        queries = ("mixer.q_proj", "mixer.q_b_proj") if any("kv_b_proj" in name for name in drawn) else ()
+        latent = dict.fromkeys(queries, 1.5 * SHARPNESS)
+        factors = {**latent, **dict.fromkeys(sharp, SHARPNESS), "router.weight": DECISIVENESS}
 
         def factor(name: str) -> float:
             return next((value for part, value in factors.items() if part in name), 1.0)
@@ -58,7 +63,7 @@ class TinyModel:
         layout = self.blueprint.layouts[0]
         tensors = layout.write({name: (drawn[name] * factor(name)).astype(FORMATS[dtype]) for name in drawn})
         stored = {name: source.read(tensors.__getitem__, FORMATS["float64"]) for name, source in layout.sources.items()}
-        return {name: np.ascontiguousarray(array.astype(FORMATS[dtype])) for name, array in stored.items()}
+        return {name: np.ascontiguousarray(_narrow(array, dtype)) for name, array in stored.items()}
 
     def write(self, directory: Path, dtype: str) -> None:
         """config.json and the tensors, in more than one shard."""
@@ -71,6 +76,12 @@ class TinyModel:
         tokens = np.random.default_rng(7).integers(0, self.blueprint.vocab_size, (2, LENGTH))
         tokens[0, 3], tokens[1, -2] = 0, self.blueprint.vocab_size - 1
         return tokens
+
+
+def _narrow(array: Array, dtype: str) -> Array:
+    """`array` in a narrower format, if that holds its numbers."""
+    narrow = array.astype(FORMATS[dtype])
+    return narrow if np.array_equal(narrow.astype(array.dtype), array) else array
 
 
 class Specification:

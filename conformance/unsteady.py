@@ -70,7 +70,7 @@ class Shaker:
             return result
         drawn = _uniform(array, self._generator.integers(2**64, dtype=np.uint64))
         noise = self._ulp * drawn * np.where(np.isfinite(array), size, 0.0)
-        shaken = (array + noise.astype(array.dtype)).view(UnsteadyArray)
+        shaken = np.asarray(array + noise.astype(array.dtype)).view(UnsteadyArray)
         shaken.shaker = self
         return shaken
 

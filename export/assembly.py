@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from export.graph import Dimension, Graph, Value, tensor_type
 from export.lowerings import LOWERINGS
@@ -16,11 +17,13 @@ from export.parameters import Parameters
 from refimpl import SPEC_VERSION
 from refimpl.blocks import State
 from refimpl.blueprint import Blueprint
-from refimpl.storage import Layout
+from refimpl.storage import STORED_FLOATS, Layout
 
 BATCH, NEW, PAST = "batch_size", "sequence_length", "past_sequence_length"
 ALL = f"{PAST} + {NEW}"
 END = np.iinfo(np.int64).max
+# A runtime that loads a graph casts the weights at once and holds them: faster, while they fit into memory.
+HELD_BYTES = 16 << 30
 
 
 def model_graph(
@@ -36,11 +39,11 @@ def model_graph(
     """The decoder as a model.
 
     Inputs: input_ids [B, T], attention_mask [B, past + T], position_ids [B, T] (int64) and past_key_values.N.key and .value
-    [B, G, past, K]. Outputs: logits [B, T, V] and present.N.key and .value [B, G, past + T, K]; with `taps` every named
-    intermediate value too.
+    [B, G, past, K], or .latent and .k_rope [B, past, L], and .index_key [B, past, K] of an indexer. Outputs: logits [B, T, V]
+    and present.N.* as the past, with T more; with `taps` every named intermediate value too.
     """
     graph = Graph(opset)
-    ops = GraphOps(graph, dtype, lowerings)
+    ops = GraphOps(graph, dtype, lowerings, late=_cast_bytes(blueprint, layout, tensors, dtype) > HELD_BYTES)
     tokens = _integers(graph, "input_ids", NEW)
     mask = _integers(graph, "attention_mask", ALL)
     positions = _integers(graph, "position_ids", NEW)
@@ -66,6 +69,15 @@ def model_graph(
     return graph.model(blueprint.architecture, f"{blueprint.architecture}, wired as refimpl {SPEC_VERSION} says.", metadata)
 
 
+def _cast_bytes(blueprint: Blueprint, layout: Layout, tensors: Mapping[str, TensorProto], dtype: np.dtype[Any]) -> int:
+    """How much memory the weights outside the experts take in `dtype`, those alone that are stored in another float format."""
+    own = helper.np_dtype_to_tensor_dtype(dtype)
+    dense = {name: shape for name, shape in blueprint.parameters().items() if ".experts." not in name}
+    leaves = {name: leaf for name, shape in dense.items() for name, leaf in layout.sources[name].leaves(shape).items()}
+    cast = [leaf for name, leaf in leaves.items() if leaf.formats == STORED_FLOATS and tensors[name].data_type != own]
+    return sum(prod(leaf.shape) for leaf in cast) * dtype.itemsize
+
+
 def _integers(graph: Graph, name: str, length: str) -> Value:
     return graph.input(name, tensor_type(np.dtype(np.int64), [BATCH, length]))
 
@@ -75,9 +87,9 @@ def _past(graph: Graph, blueprint: Blueprint, dtype: np.dtype[Any]) -> list[Stat
     for index, entries in enumerate(blueprint.state()):
         state = {}
         for name, entry in entries.items():
-            heads, width = entry.shape
-            state[name] = graph.input(f"past_key_values.{index}.{name}", tensor_type(dtype, [BATCH, heads, PAST, width]))
-            state[name].heads_first = True
+            *heads, width = entry.shape
+            state[name] = graph.input(f"past_key_values.{index}.{name}", tensor_type(dtype, [BATCH, *heads, PAST, width]))
+            state[name].heads_first = bool(heads)
         states.append(state)
     return states
 
@@ -85,7 +97,8 @@ def _past(graph: Graph, blueprint: Blueprint, dtype: np.dtype[Any]) -> list[Stat
 def _present(graph: Graph, states: list[State]) -> None:
     for index, state in enumerate(states):
         for name, value in state.items():
-            shape: list[Dimension] = [BATCH, value.shape[1], ALL, value.shape[3]]
+            heads = value.shape[1:2] if value.heads_first else ()
+            shape: list[Dimension] = [BATCH, *heads, ALL, value.shape[-1]]
             graph.output(value, f"present.{index}.{name}", shape)
 
 

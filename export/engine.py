@@ -13,8 +13,8 @@ from export.errors import ExportError
 from export.model import export_onnx
 from export.runtimes import Run
 from export.session import Session
-from refimpl.checkpoint import open_checkpoint
-from refimpl.storage import STORED_BYTES
+from export.source import open_source
+from refimpl.storage import STORED_FLOATS
 
 
 def checkpoint_session(checkpoint: str | os.PathLike[str], load: Callable[[Path], Run]) -> Session:
@@ -30,7 +30,7 @@ def checkpoint_session(checkpoint: str | os.PathLike[str], load: Callable[[Path]
 
 @contextmanager
 def _temporary_export(directory: Path) -> Iterator[Path]:
-    if {tensor.dtype for tensor in open_checkpoint(directory).tensors.values()} - set(STORED_BYTES) == {"F64"}:
+    if _float_formats(directory) == {"F64"}:
         with _copied_export(directory, "float64") as path:
             yield path
         return
@@ -45,6 +45,14 @@ def _temporary_export(directory: Path) -> Iterator[Path]:
         yield beside
     finally:
         beside.unlink()
+
+
+def _float_formats(directory: Path) -> set[str]:
+    """Those in which the weights that are not quantised are stored."""
+    exported = open_source(directory)
+    leaves = exported.layout.leaves(exported.blueprint.parameters())
+    tensors = {} if exported.checkpoint is None else exported.checkpoint.tensors
+    return {tensors[name].dtype for name, leaf in leaves.items() if leaf.formats == STORED_FLOATS}
 
 
 @contextmanager

@@ -19,7 +19,12 @@ ONNX_TYPES = {
     "F16": TensorProto.FLOAT16,
     "BF16": TensorProto.BFLOAT16,
     "U8": TensorProto.UINT8,
+    "I32": TensorProto.INT32,
+    "F8_E4M3": TensorProto.FLOAT8E4M3FN,
+    "F8_E5M2": TensorProto.FLOAT8E5M2,
+    "F8_E8M0": TensorProto.FLOAT8E8M0,
 }
+EIGHT_BITS = (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E8M0)
 ALIGNMENT = 4096  # so that a runtime can map each tensor
 
 
@@ -55,15 +60,28 @@ def _check_not_linked(file: Path) -> None:
 
 def _byte_range(info: TensorInfo) -> TensorProto:
     tensor = TensorProto(name=info.name, data_type=ONNX_TYPES[info.dtype], dims=info.shape)
-    _point(tensor, info.file.name, info.offset, info.nbytes)
+    point(tensor, info.file.name, info.offset, info.nbytes)
     return tensor
 
 
-def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+def point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
     """Make `tensor` one whose data are `length` bytes of a file beside the graph."""
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(value))
+
+
+def as_bytes(kind: int) -> int:
+    """The format in which a runtime moves numbers of `kind`, those of eight bits as bytes."""
+    return int(TensorProto.UINT8 if kind in EIGHT_BITS else kind)
+
+
+def byte_tensor(tensor: TensorProto) -> TensorProto:
+    """The same data in the format of `as_bytes`."""
+    same = TensorProto()
+    same.CopyFrom(tensor)
+    same.data_type = as_bytes(tensor.data_type)
+    return same
 
 
 def copied(read: Callable[[str], Array], names: Iterable[str], output: Path) -> dict[str, TensorProto]:
@@ -74,7 +92,7 @@ def copied(read: Callable[[str], Array], names: Iterable[str], output: Path) -> 
             array = np.ascontiguousarray(read(name))
             stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
             tensors[name] = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
-            _point(tensors[name], data_file(output).name, stream.tell(), array.nbytes)
+            point(tensors[name], data_file(output).name, stream.tell(), array.nbytes)
             stream.write(array.reshape(-1).view(np.uint8).data)
     return tensors
 

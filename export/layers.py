@@ -16,15 +16,18 @@ from export.ops import GraphOps
 from export.runtimes import Run
 from refimpl import SPEC_VERSION
 from refimpl.layers import VOCABULARY
+from refimpl.layers.fp8 import SCALE_FORMATS
 from refimpl.numerics import Array
 
 HELD_GRAPHS = 256
+UE8M0 = SCALE_FORMATS["ue8m0"]
 DYNAMIC_AXES = 2  # batch and length, or the rows of a matrix; the widths after them are known when a graph is made
 
 
 def split_arguments(name: str, *values: Any, **options: Any) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays and the options of a call of the layer `name`, by the names of its signature; absent ones are left out.
 
+    Powers of two in eight bits are given as bytes, which is how graphs hold them.
     ExportError for a name that is no layer, ValueError for a call that does not fit its signature.
     """
     if name not in VOCABULARY:
@@ -33,7 +36,11 @@ def split_arguments(name: str, *values: Any, **options: Any) -> tuple[dict[str, 
         bound = inspect.signature(VOCABULARY[name]).bind(*values, **options).arguments
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from None
-    arrays = {key: value for key, value in bound.items() if isinstance(value, np.ndarray)}
+    arrays = {
+        key: value.view(np.uint8) if value.dtype == UE8M0 else value
+        for key, value in bound.items()
+        if isinstance(value, np.ndarray)
+    }
     return arrays, {key: value for key, value in bound.items() if key not in arrays and value is not None}
 
 

@@ -17,7 +17,7 @@ from export.errors import ExportError
 from export.graph import DEFAULT_OPSET
 from export.initialisers import check_in_place, copied, in_place, inline
 from export.lowerings import LOWERINGS
-from export.source import Exported, Source, open_source
+from export.source import LATENT_FORMS, Exported, LatentForm, Source, open_source
 from export.staging import data_file, staged
 from export.verify import Verification, verify_export
 from refimpl.numerics import COMPUTE_FORMATS, Array, float_format
@@ -63,6 +63,7 @@ def export_onnx(
     dtype: str = "float32",
     verify: bool = False,
     taps: bool = False,
+    latent: LatentForm | None = None,
     opset: int = DEFAULT_OPSET,
     lowerings: Mapping[str, Callable[..., Any]] = LOWERINGS,
 ) -> ExportResult:
@@ -74,14 +75,16 @@ def export_onnx(
     dtype: the format in which the graph computes; float64 needs "copy".
     verify: run the graph in onnxruntime against the specification (`export.verify`); failing is an ExportError.
     taps: make every named intermediate value an output.
+    latent: the form of latent attention, for models that have it: "absorbed", the form of a checkpoint, whose cache is the
+      latents, or "expanded", whose cache is the keys and values of every head.
     lowerings: the bodies of the layers, by name.
     Whatever fails, what was at `output` before is untouched and nothing new stays.
     ExportError for a call that cannot be served; CheckpointError for a checkpoint that is not what it should be.
     """
     start = time.perf_counter()
     path = _output_path(output)
-    _check_options(weights, dtype, opset, lowerings, verify=verify, taps=taps)
-    exported = open_source(source)
+    _check_options(weights, dtype, latent, opset, lowerings, verify=verify, taps=taps)
+    exported = open_source(source) if latent is None else open_source(source).in_form(latent)
     placement: Placement = weights or ("copy" if exported.checkpoint is None else "in-place")
     _check_placement(exported, path, placement, dtype)
     verification = None
@@ -126,12 +129,16 @@ def _output_path(output: object) -> Path:
     return path
 
 
-def _check_options(weights: object, dtype: object, opset: object, lowerings: object, **switches: object) -> None:
+def _check_options(
+    weights: object, dtype: object, latent: object, opset: object, lowerings: object, **switches: object
+) -> None:
     """ExportError for an option that is none of its values."""
     if weights is not None and weights not in PLACEMENTS:
         raise ExportError(f"weights is {weights!r} but must be 'in-place' or 'copy'")
     if not isinstance(dtype, str) or dtype not in COMPUTE_FORMATS:
         raise ExportError(f"dtype is {dtype!r} but must be one of {', '.join(COMPUTE_FORMATS)}")
+    if latent is not None and latent not in LATENT_FORMS:
+        raise ExportError(f"latent is {latent!r} but must be 'absorbed' or 'expanded'")
     if not isinstance(opset, int) or isinstance(opset, bool) or not OLDEST_OPSET <= opset <= onnx_opset_version():
         raise ExportError(f"opset is {opset!r} but must be one of {OLDEST_OPSET} to {onnx_opset_version()}")
     if not isinstance(lowerings, Mapping):

@@ -7,13 +7,14 @@ nodes. Values are `export.graph.Value`, named like the taps.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from export.banks import Matrices, Stack
+from export.encoded import Encoded
 from export.errors import ExportError
 from export.graph import Function, Graph, Value
 from export.lowerings import LOWERINGS
@@ -32,23 +33,36 @@ VISIBILITY = ("q_order", "k_order", "causal", "window", "chunk")
 class GraphOps(Ops):
     """Writes into `graph`; tensors stored in another format than `dtype` are cast to it where they are used.
 
-    lowerings: the bodies of the functions, by name.
+    lowerings: the bodies of the functions, by name. late: matrices are cast in every run of the graph, as encoded ones are
+    decoded.
     """
 
-    def __init__(self, graph: Graph, dtype: np.dtype[Any], lowerings: Mapping[str, Callable[..., Any]] = LOWERINGS) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        dtype: np.dtype[Any],
+        lowerings: Mapping[str, Callable[..., Any]] = LOWERINGS,
+        *,
+        late: bool = False,
+    ) -> None:
         self.graph = graph
         self.dtype = dtype
         self.lowerings = lowerings
+        self.late = late
         self.taps: dict[str, Value] = {}
         self._path: list[str] = []
         self._derived: dict[tuple[Any, ...], Value] = {}
-        self._direct: dict[str, Callable[..., Value]] = {
+        self._direct: dict[str, Callable[..., Any]] = {
             "add": self._add,
             "split_heads": self._split_heads,
             "merge_heads": self._merge_heads,
             "append": self._append,
+            "split": self._split,
+            "concat": self._concat,
             "scale": self._scale,
             "attention": self._attention,
+            "latent_attention": self._latent_attention,
+            "key_selection": self._key_selection,
             "routed_experts": self._routed_experts,
         }
 
@@ -59,7 +73,8 @@ class GraphOps(Ops):
         if name in TABLE_LOOKUPS and self._is_stored(arguments["weight"]):
             arguments["dtype"] = self.dtype
         else:
-            arguments = {key: self._computed(value) for key, value in arguments.items()}
+            first = next((value for value in arguments.values() if isinstance(value, Value) and not value.stored), None)
+            arguments = {key: self._computed(value, first) for key, value in arguments.items()}
         return self._function(name, **arguments)
 
     def tap(self, name: str, value: Value) -> Value:
@@ -117,11 +132,34 @@ class GraphOps(Ops):
     def _is_stored(self, value: Any) -> bool:
         return isinstance(value, Value) and value.stored and value.dtype != self.dtype
 
-    def _computed(self, value: Any) -> Any:
-        """A stored tensor in the computing format, cast once for all uses."""
+    def _computed(self, value: Any, after: Value | None = None) -> Any:
+        """A stored tensor in the computing format, cast or decoded once for all uses; what is decoded waits for `after`."""
+        if isinstance(value, Encoded) and after is not None:
+            return self._once(("decoded", value), lambda: self._decoded(value, after))
         if not self._is_stored(value):
             return value
-        return self._once(("cast", value), lambda: self.graph.rename(self.graph.cast(value, self.dtype), f"{value.name}.cast"))
+        return self._once(("cast", value), lambda: self._cast(value, after))
+
+    def _cast(self, value: Value, after: Value | None) -> Value:
+        source = self._held(value, after) if self.late and after is not None and len(value.shape) > 1 else value
+        return self.graph.rename(self.graph.cast(source, self.dtype), f"{value.name}.cast")
+
+    def _decoded(self, weight: Encoded, after: Value) -> Value:
+        held = {name: self._held(array, after) for name, array in weight.arrays.items()}
+        decoded: Value = self._function(weight.layer, **held, **weight.options, dtype=self.dtype)
+        for change in weight.changes:
+            decoded = change(self.graph, decoded)
+        return self.graph.rename(decoded, f"{weight.name}.decoded")
+
+    def _held(self, array: Value, after: Value) -> Value:
+        """`array` as a value that depends on `after`.
+
+        What depends on constants alone a runtime computes when it loads a graph, and it would hold every weight as it computes
+        with it.
+        """
+        f = self.graph
+        nothing = self._once(("nothing", after), lambda: f.Mul(f.Shape(after, start=0, end=1), 0))
+        return f.known(f.Reshape(array, f.Add(nothing, list(map(array.size, range(len(array.shape)))))), array.shape)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Value]) -> Value:
         if key not in self._derived:
@@ -140,7 +178,16 @@ class GraphOps(Ops):
     def _merge_heads(self, x: Value) -> Value:
         return self.graph.Reshape(x, [0, 0, x.size(-2) * x.size(-1)])
 
+    def _split(self, x: Value, *, sizes: Sequence[int]) -> tuple[Value, ...]:
+        parts: tuple[Value, ...] = self.graph.Split(x, list(sizes), axis=-1, outputs=len(sizes))
+        return parts
+
+    def _concat(self, *parts: Value) -> Value:
+        return self.graph.Concat(*parts, axis=-1)
+
     def _append(self, past: Value, new: Value) -> Value:
+        if len(new.shape) == 3:
+            return self.graph.Concat(past, new, axis=1)
         both: Value = self.graph.Concat(self._heads_first(past), self._heads_first(new), axis=2)
         both.heads_first = True
         return both
@@ -154,10 +201,33 @@ class GraphOps(Ops):
 
     def _attention(self, q: Value, k: Value, v: Value, **options: Any) -> Value:
         visible = self._visible(q, k, {key: options.pop(key) for key in VISIBILITY if key in options})
-        inputs = {key: self._computed(options.pop(key, None)) for key in ("sinks", "temperature", "bias")}
+        inputs = {key: self._computed(options.pop(key, None)) for key in EXTRA_ARRAYS}
         k, v = self._heads_first(k), self._heads_first(v)
         y: Value = self._function("attention", q=q, k=k, v=v, visible=visible, **inputs, **options)
         return y
+
+    def _latent_attention(self, q: Value, latent: Value, k_rope: Value, weight: Value, **options: Any) -> Value:
+        visible = self._visible(q, latent, {key: options.pop(key) for key in VISIBILITY if key in options})
+        arrays = {key: self._computed(value) for key, value in options.items() if isinstance(value, Value)}
+        inputs = {"q": q, "latent": latent, "k_rope": k_rope, "weight": self._computed(weight, q), "visible": visible}
+        y: Value = self._function("latent_attention", **inputs, **options | arrays)
+        return y
+
+    def _key_selection(self, scores: Value, *, top_k: int, **options: Any) -> Value:
+        """A call that takes the mask for the orders, and the order of the columns where places do not follow from them."""
+        order = options.get("k_order")
+        visible = self._visible(scores, scores, options, keys_axis=2)
+        arrays = {"scores": scores, "visible": visible}
+        if order is not None:
+            arrays["by_place"] = self._once(("by_place", order), lambda: self._by_place(order))
+        y: Value = self._function("key_selection", **arrays, top_k=top_k)
+        return y
+
+    def _by_place(self, order: Value) -> Value:
+        """The columns of an order [B, S] by their places, for all layers that keep the same tokens."""
+        f = self.graph
+        columns: Value = f.TopK(order, f.Shape(order, start=1), axis=1, largest=0, outputs=2)[1]
+        return columns
 
     def _routed_experts(self, *values: Any, **options: Any) -> Value:
         """A call whose matrices are fetched inside the function, which therefore takes the tensors that hold them."""
@@ -174,7 +244,7 @@ class GraphOps(Ops):
         def projection(name: str) -> Projection:
             matrix, bias = matrices[name], biases[name]
             return Projection(
-                key=matrix.key,
+                key=matrix.bank,
                 fetch=lambda f, expert: matrix.bank.fetch(f, inside.__getitem__, expert, arrays["x"].dtype),
                 transposed=matrix.transposed,
                 outputs=matrix.outputs,
@@ -185,19 +255,22 @@ class GraphOps(Ops):
         result = self._lowering("routed_experts")(body, **inputs, **projections, **arguments)
         return self._called("routed_experts", body, [result], [*arrays.values(), *tensors], arrays, arguments)[0]
 
-    def _visible(self, q: Value, k: Value, options: dict[str, Any]) -> Value:
-        """The mask [B, T, S] of one attention, made once for all layers that see the same keys."""
+    def _visible(self, q: Value, k: Value, options: dict[str, Any], *, keys_axis: int = 1) -> Value:
+        """The mask [B, T, S] of one attention, made once for all layers that see the same keys.
+
+        keys_axis: of k, unless its heads come first.
+        """
         orders = {"q_order": options.pop("q_order", None), "k_order": options.pop("k_order", None)}
         if None in orders.values():
-            default = self._default_orders(q, k)
+            default = self._default_orders(q, k, 2 if k.heads_first else keys_axis)
             orders = {key: order if order is not None else default[key] for key, order in orders.items()}
         key = ("visible", *orders.values(), *sorted(options.items()))
         return self._once(key, lambda: self._function("attention_mask", **orders, **options))
 
-    def _default_orders(self, q: Value, k: Value) -> dict[str, Value]:
+    def _default_orders(self, q: Value, k: Value, axis: int) -> dict[str, Value]:
         """Keys at 0 .. S - 1, the queries the last T of them, as [1, S] and [1, T]."""
         f = self.graph
-        keys = f.Squeeze(f.Shape(k, start=2, end=3) if k.heads_first else f.Shape(k, start=1, end=2), [0])
+        keys = f.Squeeze(f.Shape(k, start=axis, end=axis + 1), [0])
         queries = f.Squeeze(f.Shape(q, start=1, end=2), [0])
         zero, one = np.asarray(0), np.asarray(1)
         return {
@@ -207,7 +280,7 @@ class GraphOps(Ops):
 
 
 def _as_matrices(value: Value | Matrices) -> Matrices:
-    return value if isinstance(value, Matrices) else Matrices(key=value, bank=Stack(value))
+    return value if isinstance(value, Matrices) else Matrices(Stack((value,)))
 
 
 def _function_name(name: str, arrays: Mapping[str, Value], options: Mapping[str, Any]) -> str:

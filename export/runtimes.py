@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from export.errors import ExportError
 from refimpl.numerics import Array
@@ -17,6 +18,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Without this a GPU rounds the factors of every float32 product to 11 bits.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {CPU: {}, CUDA: {"use_tf32": "0"}}
 ERRORS_ONLY = 3
+USER_DEFINED = 2  # of the formats that ml_dtypes adds to NumPy's
 
 
 def onnxruntime_run(model: Path | onnx.ModelProto, provider: str = CPU, *, threads: int = 0) -> Run:
@@ -41,7 +43,7 @@ def onnxruntime_run(model: Path | onnx.ModelProto, provider: str = CPU, *, threa
 
     def run(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         try:
-            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+            return dict(zip(names, session.run(names, {name: _fed(array) for name, array in feeds.items()}), strict=True))
         except Exception as error:
             raise ExportError(f"onnxruntime fails to run the graph {_shown(model)}: {_one_line(error)}") from error
 
@@ -60,6 +62,16 @@ def reference_run(model: Path | onnx.ModelProto) -> Run:
         return dict(zip(evaluator.output_names, map(np.asarray, results), strict=True))
 
     return run
+
+
+def _fed(array: Array) -> Any:
+    """`array` as onnxruntime takes it: by its bits where the format is one that NumPy does not have itself."""
+    if array.dtype.isbuiltin != USER_DEFINED:
+        return array
+    from onnxruntime import OrtValue
+
+    bits = array.view(f"u{array.dtype.itemsize}")
+    return OrtValue.ortvalue_from_numpy_with_onnx_type(bits, helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
 def _shown(model: Path | onnx.ModelProto) -> str:

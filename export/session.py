@@ -60,6 +60,6 @@ class Session:
         """The cache before the first token."""
         empty = {}
         for name, tensor in self._past.items():
-            heads, width = (tensor.shape.dim[axis].dim_value for axis in (1, 3))
-            empty[name] = np.zeros((batch, heads, 0, width), helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+            sizes = [dim.dim_value for dim in tensor.shape.dim[1:]]  # 0 where it is symbolic: the past
+            empty[name] = np.zeros((batch, *sizes), helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         return empty

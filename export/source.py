@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from export.errors import ExportError
+from refimpl.blocks import LatentAttention
 from refimpl.blueprint import Blueprint
 from refimpl.checkpoint import Checkpoint, open_checkpoint
 from refimpl.model import Model, numpy_model
 from refimpl.models import from_config
 from refimpl.numerics import Array, LazyArray, float_format
+from refimpl.quantized_storage import STORED_SHAPES
 from refimpl.storage import Layout, Tensor
-from refimpl.weights import find_layout
+from refimpl.weights import find_layout, stored_blueprint
 
 Source = str | os.PathLike[str] | Model
+LatentForm = Literal["absorbed", "expanded"]
+LATENT_FORMS = ("absorbed", "expanded")
 
 
 class _Cast(Mapping[str, Array]):
@@ -67,8 +71,18 @@ class Exported:
     checkpoint: Checkpoint | None
 
     def tensor_names(self) -> list[str]:
-        """The tensors that the graph holds."""
-        return list(self.layout.leaves(self.blueprint.parameters()))
+        """The tensors that the graph holds: those of numbers, as it has their shapes."""
+        leaves = self.layout.leaves(self.blueprint.parameters())
+        return [name for name, leaf in leaves.items() if leaf.formats != STORED_SHAPES]
+
+    def in_form(self, latent: LatentForm) -> Exported:
+        """The same with latent attention in one of its forms. ExportError where there is none, or only in the other form."""
+        forms = {mixer.absorbed for mixer in self.blueprint.attentions() if isinstance(mixer, LatentAttention)}
+        if not forms:
+            raise ExportError(f"latent is {latent!r}, but {self.blueprint.architecture} has no latent attention")
+        if latent == "absorbed" and False in forms:
+            raise ExportError("latent is 'absorbed' but the model is in the expanded form: export the one that it was made of")
+        return self if latent == "absorbed" else replace(self, blueprint=self.blueprint.expanded())
 
     def specification(self, dtype: str) -> Model:
         """The model as NumPy computes it in `dtype`, with one layer's weights in memory at a time."""
@@ -83,6 +97,6 @@ def open_source(source: Source) -> Exported:
     if not isinstance(source, (str, os.PathLike)):
         raise ExportError(f"got a {type(source).__name__} to export but need a checkpoint directory or a refimpl model")
     checkpoint = open_checkpoint(source)
-    blueprint = from_config(checkpoint.config)
+    blueprint = stored_blueprint(from_config(checkpoint.config), checkpoint)
     layout = find_layout(blueprint, checkpoint)
     return Exported(blueprint=blueprint, arrays=_StoredParameters(checkpoint, layout), layout=layout, checkpoint=checkpoint)

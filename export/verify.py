@@ -19,6 +19,7 @@ from export.errors import ExportError
 from export.runtimes import onnxruntime_run
 from export.session import Session, SessionCache
 from export.source import Exported
+from refimpl.blocks import LatentAttention
 from refimpl.blueprint import Blueprint
 from refimpl.numerics import Array, unit_roundoff
 from refimpl.ops import NumpyOps, Ops, Wrapper
@@ -83,8 +84,8 @@ def _require(verification: Verification, path: Path) -> None:
 def _clear_rehearsals(exported: Exported, dtype: str) -> tuple[Array, Array, Array, list[Array]]:
     """Tokens, mask, the oracle's logits and those of the rehearsals.
 
-    A router's choice is discontinuous: where two experts are as good as equal, either is right and the logits jump. So tokens
-    are drawn until every rehearsal chooses the oracle's experts.
+    A choice is discontinuous: where two experts, or two keys, are as good as equal, either is right and the logits jump. So
+    tokens are drawn until every rehearsal chooses as the oracle.
     """
     for draw in range(DRAWS):
         tokens, mask = _padded_tokens(exported.blueprint, draw)
@@ -101,12 +102,12 @@ def _clear_rehearsals(exported: Exported, dtype: str) -> tuple[Array, Array, Arr
         else:
             return tokens, mask, expected, results
     raise ExportError(
-        f"in {DRAWS} draws of tokens two experts were always too close to call in {dtype}, so nothing can be verified"
+        f"in {DRAWS} draws of tokens two experts or keys were always too close to call in {dtype}, so nothing can be verified"
     )
 
 
 class _Choosing(Wrapper):
-    """Remembers which experts were chosen, [B, T, A] a router."""
+    """Remembers which experts were chosen, [B, T, A] a router, and which keys, [B, T, S] an indexer."""
 
     def __init__(self, inner: Ops) -> None:
         super().__init__(inner)
@@ -116,17 +117,24 @@ class _Choosing(Wrapper):
         result = super().call(name, *values, **options)
         if name.endswith("_router"):
             self.choices.append(np.sort(result[0], axis=-1))
+        elif name == "key_selection":
+            self.choices.append(result[:, 0] == 0)
         return result
 
     def agrees(self, other: _Choosing, mask: Array) -> bool:
-        """Whether both chose the same experts for every real token."""
+        """Whether both chose the same for every real token."""
         pairs = zip(self.choices, other.choices, strict=True)
         return all(np.array_equal(mine[mask == 1], theirs[mask == 1]) for mine, theirs in pairs)
 
 
 def _padded_tokens(blueprint: Blueprint, draw: int) -> tuple[Array, Array]:
-    """Two rows of tokens, longer than the windows if positions allow it; the second is shorter and padded on the left."""
+    """Two rows of tokens, the second shorter and padded on the left.
+
+    They are longer than the windows, and than what an indexer selects, if positions allow it.
+    """
     windows = [entry.window or 0 for state in blueprint.state() for entry in state.values()]
+    indexers = [mixer.indexer for mixer in blueprint.attentions() if isinstance(mixer, LatentAttention)]
+    windows += [indexer.top_k for indexer in indexers if indexer is not None]
     length = LENGTH + max((window for window in windows if window <= LONGEST_WINDOW), default=0)
     if blueprint.position_embedding is not None:
         length = min(length, blueprint.position_embedding.positions)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from refimpl import SPEC_VERSION
+from refimpl.checkpoint.errors import CheckpointError
+from refimpl.checkpoint.memory_map import read_tensor
+from refimpl.checkpoint.safetensors_file import read_header
 from refimpl.numerics import Array
 
 NAME = "MANIFEST.json"
@@ -50,18 +52,18 @@ def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Array], about: Mapping[str, Any]) -> None:
     """One golden file; `about` goes into its metadata, under one key so that the bytes are reproducible."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    contiguous = {name: np.array(array, order="C") for name, array in tensors.items()}
     save_file(contiguous, path, metadata={"golden": json.dumps(about, ensure_ascii=False, sort_keys=True)})
 
 
 def read_tensors(path: Path) -> dict[str, Array]:
     """The tensors of a golden file."""
+    if not path.is_file():
+        raise GoldenError(f"{path}: no such file, though the manifest lists it")
     try:
-        return dict(load_file(path))
-    except FileNotFoundError:
-        raise GoldenError(f"{path}: no such file, though the manifest lists it") from None
-    except SafetensorError as error:
-        raise GoldenError(f"{path}: not a safetensors file ({error})") from None
+        return {name: np.array(read_tensor(info)) for name, info in read_header(path).items()}
+    except CheckpointError as error:
+        raise GoldenError(f"not a safetensors file ({error})") from None
 
 
 def sha256(path: Path) -> str:

@@ -72,10 +72,10 @@ def _error(result: Array, expected: Array) -> float:
         raise GoldenError(f"shape {expected.shape} is stored but the specification gives {result.shape}")
     if expected.dtype.kind != "f":
         return 0.0 if np.array_equal(result, expected) else float("inf")
-    defined = ~np.isnan(expected)
-    if not np.array_equal(defined, ~np.isnan(result)):
+    finite = np.isfinite(expected)
+    if not np.array_equal(result[~finite], expected[~finite], equal_nan=True) or not np.isfinite(result[finite]).all():
         return float("inf")
-    result, expected = result[defined], expected[defined]
+    result, expected = result[finite], expected[finite]
     largest = np.abs(expected).max(initial=np.finfo(np.float64).tiny)
     return float(np.abs(result - expected).max(initial=0.0) / largest)
 

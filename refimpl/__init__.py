@@ -5,10 +5,25 @@ in `refimpl.layers`; the suite that checks other implementations is `conformance
 """
 
 from refimpl.api import blueprint, init, load, releases
+from refimpl.drafters import Drafter, ModelDrafter, MultiTokenDrafter
 from refimpl.generate import generate
 from refimpl.model import Cache, Model
+from refimpl.sampler import Sampling
 
 # The version of the numbers: any change of a result is a new one. Separate from the version of the package.
 SPEC_VERSION = "2026.1"
 
-__all__ = ["SPEC_VERSION", "Cache", "Model", "blueprint", "generate", "init", "load", "releases"]
+__all__ = [
+    "SPEC_VERSION",
+    "Cache",
+    "Drafter",
+    "Model",
+    "ModelDrafter",
+    "MultiTokenDrafter",
+    "Sampling",
+    "blueprint",
+    "generate",
+    "init",
+    "load",
+    "releases",
+]

@@ -10,10 +10,11 @@ from typing import Any
 from refimpl import releases as release_files
 from refimpl.blueprint import Blueprint
 from refimpl.checkpoint import open_checkpoint
+from refimpl.checkpoint.file_names import KNOWN
 from refimpl.checkpoint.json_object import read_object
 from refimpl.model import Model, numpy_model
 from refimpl.models import from_config
-from refimpl.weights import RandomWeights, StoredWeights
+from refimpl.weights import RandomWeights, StoredWeights, stored_blueprint
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -26,7 +27,7 @@ def releases() -> list[str]:
 def read_config(source: Source) -> dict[str, Any]:
     """The configuration of a release name, a config.json path, a directory that holds one, or a configuration itself.
 
-    ValueError when it is none of these.
+    A params.json, Mistral's own format, may stand in its place. ValueError when it is none of these.
     """
     if isinstance(source, Mapping):
         return dict(source)
@@ -35,9 +36,10 @@ def read_config(source: Source) -> dict[str, Any]:
     path = Path(source)
     try:
         if path.is_dir():
-            path = path / "config.json"
-            if not path.is_file():
-                raise ValueError(f"{path.parent}: no config.json in this directory")
+            found = [path / names.config for names in KNOWN if (path / names.config).is_file()]
+            if not found:
+                raise ValueError(f"{path}: no config.json in this directory")
+            path = found[0]
         if path.is_file():
             return read_object(path)
     except OSError as error:
@@ -57,7 +59,7 @@ def blueprint(source: Source) -> Blueprint:
 
 
 def load(path: str | os.PathLike[str], dtype: str = "float64", *, stream: bool = False) -> Model:
-    """The model of a Hugging Face checkpoint directory (config.json and safetensors files).
+    """The model of a checkpoint directory: config.json and safetensors files, or params.json and consolidated ones.
 
     dtype: "float64" (the oracle) or "float32", in which everything is computed whatever the stored format.
     stream: read each parameter when it is needed and drop it after, instead of holding all of them.
@@ -67,7 +69,7 @@ def load(path: str | os.PathLike[str], dtype: str = "float64", *, stream: bool =
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"got a {type(path).__name__} but need the path of a checkpoint directory")
     checkpoint = open_checkpoint(path)
-    plan = from_config(checkpoint.config)
+    plan = stored_blueprint(from_config(checkpoint.config), checkpoint)
     return numpy_model(plan, StoredWeights(plan, checkpoint, dtype, stream=stream), dtype)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from refimpl.blocks import MLP, Attention, GatedMLP, Layer, MoE, Rope, SigmoidTopK, Yarn
+from refimpl.blocks import MLP, Attention, GatedMLP, LatentAttention, Layer, MoE, Rope, SigmoidTopK, Yarn
 from refimpl.blueprint import Blueprint
 
 CACHE_FORMAT = "bfloat16"
@@ -29,8 +29,17 @@ def card(blueprint: Blueprint) -> dict[str, Any]:
         "norm placement": ", ".join(name.replace("_", " ") for name in first.parts() if name.endswith("norm")),
         "cache bytes a token": blueprint.cache_bytes(1, CACHE_FORMAT),
         f"cache bytes at {CONTEXT} tokens": blueprint.cache_bytes(CONTEXT, CACHE_FORMAT),
+        **_expanded_cache(blueprint),
         f"FLOPs a token at {CONTEXT} tokens": blueprint.flops(CONTEXT),
     }
+
+
+def _expanded_cache(blueprint: Blueprint) -> dict[str, int]:
+    """What latent attention would keep in its other form."""
+    other = blueprint.expanded()
+    lengths = {"a token": 1, f"at {CONTEXT} tokens": CONTEXT}
+    sizes = {f"expanded cache bytes {name}": other.cache_bytes(length, CACHE_FORMAT) for name, length in lengths.items()}
+    return sizes if other != blueprint else {}
 
 
 def plan(layers: Sequence[Layer]) -> list[str]:
@@ -47,8 +56,15 @@ def describe_layer(layer: Layer) -> str:
 
 
 def _mixer(mixer: Any) -> str:
-    if not isinstance(mixer, Attention):
-        return type(mixer).__name__
+    match mixer:
+        case Attention():
+            return _attention(mixer)
+        case LatentAttention():
+            return _latent_attention(mixer)
+    return type(mixer).__name__
+
+
+def _attention(mixer: Attention) -> str:
     parts = [f"attention {mixer.heads} heads of {mixer.head_dim} on {mixer.kv_heads}", _rope(mixer.rope)]
     parts += [f"window {mixer.window}"] if mixer.window else []
     parts += [f"chunks of {mixer.chunk}"] if mixer.chunk else []
@@ -57,6 +73,17 @@ def _mixer(mixer: Any) -> str:
     parts += ["temperature by position"] if mixer.temperature else []
     parts += [QK_NORMS[mixer.qk_norm_over]] if mixer.qk_norm else []
     parts += ["biases"] if mixer.qkv_bias or mixer.output_bias else []
+    return ", ".join(parts)
+
+
+def _latent_attention(mixer: LatentAttention) -> str:
+    width = f"{mixer.nope_head_dim} + {mixer.rope_head_dim}"
+    parts = [f"latent attention {mixer.heads} heads of {width}, values {mixer.v_head_dim}"]
+    parts += [f"latents {mixer.kv_lora_rank}" + (f", of queries {mixer.q_lora_rank}" if mixer.q_lora_rank else "")]
+    parts += [_rope(mixer.rope), f"scale {mixer.scale:.4g}"]
+    parts += ["temperature by position"] if mixer.temperature else []
+    parts += [f"{mixer.indexer.top_k} keys chosen by an indexer"] if mixer.indexer else []
+    parts += ["biases"] if mixer.bias else []
     return ", ".join(parts)
 
 

@@ -41,6 +41,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+def is_params_json(values: Mapping[str, Any]) -> bool:
+    """Whether a configuration is a params.json, Mistral's own: its keys have other names, and none is `model_type`."""
+    return "model_type" not in values and "dim" in values
+
+
 class Config:
     """A configuration from which keys are taken; `finish` fails on what was left over.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refimpl.config import Config
-from refimpl.models import reader
+from refimpl.models import config_of, reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Finding:
 def lint(values: Mapping[str, Any]) -> list[Finding]:
     """Every key of a configuration with its meaning here; errors last. Never raises for a bad configuration."""
     try:
-        config = Config(values)
+        config = config_of(values)
     except ValueError as error:
         return [Finding(kind="error", key="config", text=str(error))]
     problem: list[Finding] = []

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refimpl.blocks import State, Weights
+from refimpl.blocks import Inputs, State, StateEntry, Weights
 from refimpl.blueprint import Blueprint
 from refimpl.layers import token_order
-from refimpl.numerics import COMPUTE_FORMATS, Array, float_format
+from refimpl.numerics import COMPUTE_FORMATS, Array, float_format, is_float
 from refimpl.ops import NumpyOps, Ops, Traced
 
 
@@ -68,35 +68,89 @@ class Model:
           still follows from their order).
         ValueError for a wrong shape or dtype, a token outside the vocabulary, or a mask that contradicts the cache.
         """
+        hidden, cache = self.hidden(tokens, cache, attention_mask=attention_mask, positions=positions)
+        return self.logits(hidden), cache
+
+    def hidden(
+        self,
+        tokens: npt.ArrayLike,
+        cache: Cache | None = None,
+        *,
+        attention_mask: npt.ArrayLike | None = None,
+        positions: npt.ArrayLike | None = None,
+    ) -> tuple[Any, Cache]:
+        """The same call without its last step: hidden states [B, T, D] after the final norm, of which `logits` are made."""
         tokens = check_tokens(tokens, self.blueprint.vocab_size)
         if cache is not None:
-            self._check_cache(cache)
+            self._check_cache(cache, owner="the model", kept=self.blueprint.state())
         mask = _mask(attention_mask, tokens, cache)
-        order = token_order(mask)
-        q_order = order[:, mask.shape[1] - tokens.shape[1] :]
-        counted = np.maximum(q_order, 0) if positions is None else _positions(positions, tokens)
-        logits, states = self.blueprint.forward(
-            self.ops,
-            self.weights,
-            tokens,
-            positions=counted,
-            q_order=q_order,
-            k_order=order,
-            states=None if cache is None else cache.states,
-            angle_dtype=float_format(self.dtype, among=COMPUTE_FORMATS),
-            past_order=None if cache is None else order[:, : len(cache)],
-            ring=self.ring,
-        )
-        return logits, Cache(states=states, attention_mask=mask, dtype=self.dtype, ring=self.ring)
+        counted, inputs = self._inputs(tokens, mask, positions, cache)
+        states = None if cache is None else cache.states
+        hidden, states = self.blueprint.hidden(self.ops, self.weights, tokens, counted, inputs, states)
+        return hidden, self._cache(states, mask)
 
-    def _check_cache(self, cache: Cache) -> None:
-        """The cache must come from a model of this depth and computing format."""
+    def logits(self, hidden: Any) -> Any:
+        """Logits [B, T, V] of hidden states [B, T, D] that have left the final norm, or a module's own."""
+        return self.blueprint.logits(self.ops, self.weights, hidden)
+
+    def multi_token(
+        self,
+        tokens: npt.ArrayLike,
+        hidden: Array,
+        cache: Cache | None = None,
+        *,
+        module: int = 0,
+        attention_mask: npt.ArrayLike | None = None,
+        positions: npt.ArrayLike | None = None,
+    ) -> tuple[Any, Any, Cache]:
+        """A module for multi-token prediction on T pairs that continue `cache`: logits [B, T, V], output [B, T, D], its cache.
+
+        hidden: [B, T, D] of `hidden` for module 0, and for module k the output of module k - 1. An output is normed and may
+          also go back to the same module, one place further, to draft more tokens than there are modules.
+        tokens: int [B, T], already shifted: each stands module + 1 places after the token that its hidden state read last, and
+          the logits are of the one after it.
+        cache: of this module alone; it counts pairs.
+        attention_mask: 0/1 [B, S], S = cached + T pairs; a pair is real where all its tokens are, so that module 0 has
+          mask[:, :-1] * mask[:, 1:] of the mask of all tokens. Absent: no padding among the new pairs.
+        positions: int [B, T] in place of those of `tokens`, the number of real pairs before + module + 1.
+        """
+        modules = len(self.blueprint.multi_token)
+        if not isinstance(module, (int, np.integer)) or not 0 <= module < modules:
+            raise ValueError(f"multi_token: module is {module!r} but the model has {modules} modules, counted from 0")
+        tokens = check_tokens(tokens, self.blueprint.vocab_size)
+        _check_hidden(hidden, (*tokens.shape, self.blueprint.hidden_size))
+        if cache is not None:
+            self._check_cache(cache, owner="a module", kept=[self.blueprint.multi_token[module].layer.mixer.state()])
+        mask = _mask(attention_mask, tokens, cache)
+        _, inputs = self._inputs(tokens, mask, positions, cache, ahead=module + 1)
+        state = None if cache is None else cache.states[0]
+        logits, output, state = self.blueprint.predict_further(
+            self.ops, self.weights, int(module), tokens, hidden, inputs, state
+        )
+        return logits, output, self._cache([state], mask)
+
+    def _inputs(
+        self, tokens: Array, mask: Array, positions: npt.ArrayLike | None, cache: Cache | None, *, ahead: int = 0
+    ) -> tuple[Array, Inputs]:
+        """The positions of the tokens, `ahead` of their places unless they are given, and what the blocks look at."""
+        order = token_order(mask)
+        past = mask.shape[1] - tokens.shape[1]
+        q_order = order[:, past:]
+        counted = np.maximum(q_order, 0) + ahead if positions is None else _positions(positions, tokens)
+        past_order = None if cache is None else order[:, :past]
+        orders = {"q_order": q_order, "k_order": order, "past_order": past_order, "ring": self.ring}
+        return counted, self.blueprint.inputs(self.ops, counted, float_format(self.dtype, among=COMPUTE_FORMATS), **orders)
+
+    def _cache(self, states: list[State], mask: Array) -> Cache:
+        return Cache(states=states, attention_mask=mask, dtype=self.dtype, ring=self.ring)
+
+    def _check_cache(self, cache: Cache, *, owner: str, kept: list[dict[str, StateEntry]]) -> None:
+        """The cache must come from layers that keep as much, and from a model of this computing format."""
         if not isinstance(cache, Cache):
             raise ValueError(f"cache is a {type(cache).__name__} but needs the Cache that an earlier call returned")
-        layers = len(self.blueprint.layers)
-        if len(cache.states) != layers:
-            raise ValueError(f"the cache holds {len(cache.states)} layers but the model has {layers}")
-        if [set(state) for state in cache.states] != [set(entries) for entries in self.blueprint.state()]:
+        if len(cache.states) != len(kept):
+            raise ValueError(f"the cache holds {len(cache.states)} layers but {owner} has {len(kept)}")
+        if [set(state) for state in cache.states] != [set(entries) for entries in kept]:
             raise ValueError("the cache holds other tensors than the model keeps, so it is of another architecture")
         if cache.dtype != self.dtype:
             raise ValueError(f"the cache holds {cache.dtype} but the model computes in {self.dtype}")
@@ -123,6 +177,10 @@ class Model:
             raise ValueError(f"with_ops: got a {type(ops).__name__} but needs a refimpl.ops.Ops")
         return replace(self, ops=ops)
 
+    def expanded(self) -> Model:
+        """The same model with latent attention in its expanded form (`Blueprint.expanded`), which has caches of its own."""
+        return replace(self, blueprint=self.blueprint.expanded())
+
 
 def numpy_model(blueprint: Blueprint, weights: Weights, dtype: str) -> Model:
     """A model in the NumPy interpretation, computing in `dtype` (float64 or float32)."""
@@ -148,6 +206,13 @@ def check_tokens(tokens: npt.ArrayLike, vocab_size: int) -> Array:
     if array.min() < 0 or array.max() >= vocab_size:
         raise ValueError(f"tokens range from {array.min()} to {array.max()} but must lie in 0 .. {vocab_size - 1}")
     return array.astype(np.int64, copy=False)
+
+
+def _check_hidden(hidden: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(hidden, np.ndarray) or hidden.shape != shape or not is_float(hidden.dtype):
+        is_array = isinstance(hidden, np.ndarray)
+        got = f"has shape {hidden.shape} and dtype {hidden.dtype}" if is_array else f"is a {type(hidden).__name__}"
+        raise ValueError(f"multi_token: hidden {got} but needs floats {shape}, a hidden state for each token")
 
 
 def _mask(attention_mask: npt.ArrayLike | None, tokens: Array, cache: Cache | None) -> Array:

@@ -55,9 +55,9 @@ def float_format(name: str, *, among: tuple[str, ...] = tuple(FORMATS)) -> np.dt
 
 
 def is_float(dtype: npt.DTypeLike) -> bool:
-    """Whether `dtype` is a floating-point format, NumPy's own or one of ml_dtypes' (whose kind is not 'f')."""
+    """Whether `dtype` is a floating-point format to compute in: NumPy's own, or bfloat16, but none of eight bits."""
     dtype = np.dtype(dtype)
-    return dtype.kind == "f" or dtype in FORMATS.values()
+    return (dtype.kind == "f" and dtype.itemsize > 1) or dtype in FORMATS.values()
 
 
 def unit_roundoff(name: str) -> float:

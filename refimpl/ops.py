@@ -52,7 +52,23 @@ def append(past: Array, new: Array) -> Array:
     return np.concatenate([past, new], axis=1)
 
 
-GLUE: dict[str, Callable[..., Any]] = {f.__name__: f for f in (add, scale, split_heads, merge_heads, append)}
+def split(x: Array, *, sizes: tuple[int, ...]) -> tuple[Array, ...]:
+    """[..., A + B] -> [..., A] and [..., B]: runs of the last axis, of the given sizes in order."""
+    check_counts("split", **{f"sizes[{index}]": size for index, size in enumerate(sizes)})
+    if x.shape[-1] != sum(sizes):
+        raise ValueError(f"split: the last axis has {x.shape[-1]} entries but the sizes {tuple(sizes)} need {sum(sizes)}")
+    return tuple(x[..., end - size : end] for size, end in zip(sizes, np.cumsum(sizes), strict=True))
+
+
+def concat(*parts: Array) -> Array:
+    """[..., A] and [..., B] -> [..., A + B], the inverse of `split`."""
+    fronts = {part.shape[:-1] for part in parts}
+    if len(fronts) != 1:
+        raise ValueError(f"concat: shapes {', '.join(str(part.shape) for part in parts)} differ in more than the last axis")
+    return np.concatenate(parts, axis=-1)
+
+
+GLUE: dict[str, Callable[..., Any]] = {f.__name__: f for f in (add, scale, split_heads, merge_heads, append, split, concat)}
 
 
 class Ops:

@@ -5,8 +5,9 @@ The dimension key, used in names (`scores_BHTS`), in docstrings and in messages:
     B batch             T query positions (new tokens)   S key positions (cache + new)   D model width
     H query heads       G key/value heads                R = H / G query heads a group   K query/key head width
     J value head width  P rotated part of K              C vocabulary rows of a table    F feed-forward width
-    V vocabulary        L layers                         I input width, O output width of a linear map
+    V vocabulary        L layers, rank of a latent       I input width, O output width of a linear map
     E experts           A experts a token (top-k)        N blocks that share a scale, Q bytes of a block
+    N unrotated part of K where it is named for itself   M depths of prediction (the model's, then its modules')
 """
 
 from __future__ import annotations

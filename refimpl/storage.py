@@ -1,4 +1,5 @@
-"""How a parameter is made of the tensors on disk: as stored, transposed, a part of a fused one, stacked, joined, dequantised.
+"""How a parameter is made of the tensors on disk: as stored, transposed, a part of a fused one, stacked, joined; or decoded
+(`refimpl.quantized_storage`).
 
 A `Layout` says so for every parameter of a model. It is plain data with three readers: `refimpl.weights` evaluates it in NumPy,
 `export` turns it into nodes of a graph, and whoever writes a checkpoint runs it backwards. Axes are negative, so that a recipe
@@ -8,18 +9,16 @@ holds for a stack of matrices and for one of them alike.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
-from refimpl.layers.quantization import BLOCK, mxfp4_decode, mxfp4_encode
 from refimpl.numerics import Array
 
 STORED_FLOATS = ("F64", "F32", "F16", "BF16")
-STORED_BYTES = ("U8",)
 
 Shape = tuple[int, ...]
 Slices = Mapping[str, tuple[str, ...]]  # a tensor that a checkpoint splits over ranks -> its slices
@@ -216,43 +215,19 @@ class Sharded(Stored):
         return Joined(tuple(map(Tensor, found)), self.axis) if found else Tensor(self.name)
 
 
-@dataclass(frozen=True)
-class Mxfp4(Stored):
-    """Blocks and scales of `mxfp4_decode`, along the last axis; both may be parts of fused tensors."""
-
-    blocks: View
-    scales: View
-
-    def leaves(self, shape: Shape) -> dict[str, Leaf]:
-        if shape[-1] % BLOCK:
-            raise ValueError(f"storage: MXFP4 needs rows of a multiple of {BLOCK} entries, but a parameter has shape {shape}")
-        scales = (*shape[:-1], shape[-1] // BLOCK)
-        leaves = {**self.blocks.leaves((*scales, BLOCK // 2)), **self.scales.leaves(scales)}
-        return {name: Leaf(leaf.shape, STORED_BYTES) for name, leaf in leaves.items()}
-
-    def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
-        return mxfp4_decode(self.blocks.read(tensor, dtype), self.scales.read(tensor, dtype), dtype=dtype)
-
-    def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
-        return mxfp4_decode(self.blocks.entry(tensor, dtype, index), self.scales.entry(tensor, dtype, index), dtype=dtype)
-
-    def write(self, array: Array, tensors: dict[str, Array]) -> None:
-        blocks, scales = mxfp4_encode(array.astype(np.float64))
-        self.blocks.write(blocks, tensors)
-        self.scales.write(scales, tensors)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """One way in which the checkpoints of a model are stored.
 
     sources: parameter -> its recipe. ignored: patterns of tensors that are no parameters of the model, such as mask buffers
-    or the modules of another modality. copies: tensors that may repeat a parameter (a tied head that is stored as well).
+    or the modules of another modality. copies: tensors that may repeat another (a tied head that is stored as well).
+    module_copies: the same for each module for multi-token prediction, which shares the tables of the model.
     """
 
     sources: Mapping[str, Stored]
     ignored: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    module_copies: tuple[Mapping[str, str], ...] = ()
 
     def leaves(self, shapes: Mapping[str, Shape]) -> dict[str, Leaf]:
         """Every tensor on disk that the parameters of these shapes are made of."""
@@ -263,6 +238,11 @@ class Layout:
     def split(self, slices: Slices) -> Layout:
         """The layout in a checkpoint that splits the tensors of `slices`."""
         return replace(self, sources={name: source.split(slices) for name, source in self.sources.items()})
+
+    def with_modules(self, modules: int, names: Collection[str]) -> Layout:
+        """The layout of the parameters `names` alone, those of a model with its first `modules` modules."""
+        sources = {name: self.sources[name] for name in names}
+        return replace(self, sources=sources, module_copies=self.module_copies[:modules])
 
     def ignores(self, name: str) -> bool:
         """Whether the tensor `name` is none of the model's."""

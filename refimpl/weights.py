@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import prod
 from typing import Any
 from zlib import crc32
 
@@ -16,6 +15,7 @@ from refimpl.numerics import COMPUTE_FORMATS, Array, LazyArray, float_format
 from refimpl.storage import Layout, Leaf, Stored
 
 STACK_AXES = 3  # of a stack of matrices, one an expert
+COMPARED_ENTRIES = 2**24
 
 
 class StoredWeights(Mapping[str, Any]):
@@ -26,13 +26,17 @@ class StoredWeights(Mapping[str, Any]):
     """
 
     def __init__(self, blueprint: Blueprint, checkpoint: Checkpoint, dtype: str, *, stream: bool) -> None:
-        self._sources = find_layout(blueprint, checkpoint).sources
+        layout = find_layout(blueprint, checkpoint)
+        self._sources = layout.sources
+        self._copies = stored_copies(layout, checkpoint)
         self._shapes = blueprint.parameters()
         self._checkpoint = checkpoint
         self._dtype = float_format(dtype, among=COMPUTE_FORMATS)
         self._held: dict[str, Array] | None = None if stream else {}
 
     def __getitem__(self, name: str) -> Array | LazyArray:
+        if name.startswith("multi_token."):
+            self._compare_copies()
         if self._held is None:
             shape = self._shapes[name]
             if len(shape) == STACK_AXES:
@@ -41,6 +45,16 @@ class StoredWeights(Mapping[str, Any]):
         if name not in self._held:
             self._held[name] = self._read(name)
         return self._held[name]
+
+    def _compare_copies(self) -> None:
+        """A module shares the tables of the model; its copies are read once, by whoever uses a module first."""
+        while self._copies:
+            copy, original = self._copies.popitem()
+            try:
+                _check_duplicate(self._checkpoint, copy, original, "a module shares the embedding and the head of the model")
+            except CheckpointError:
+                self._copies[copy] = original
+                raise
 
     def _read(self, name: str) -> Array:
         array = self._sources[name].read(self._checkpoint.read, self._dtype)
@@ -100,12 +114,29 @@ class RandomWeights(Mapping[str, Array]):
         return len(self._shapes)
 
 
+def stored_blueprint(blueprint: Blueprint, checkpoint: Checkpoint) -> Blueprint:
+    """`blueprint` without the modules for multi-token prediction of which `checkpoint` stores nothing, as where it was saved by
+    a library that does not read them."""
+    shapes = blueprint.parameters()
+    for count, prefix in enumerate(blueprint.modules()):
+        module = {name: shape for name, shape in shapes.items() if name.startswith(f"{prefix}.")}
+        known = {name for layout in blueprint.layouts for name in (*layout.leaves(module), *layout.module_copies[count])}
+        if known.isdisjoint(checkpoint.tensors):
+            return blueprint.with_modules(count)
+    return blueprint
+
+
+def stored_copies(layout: Layout, checkpoint: Checkpoint) -> dict[str, str]:
+    """The tensors of `checkpoint` in which modules repeat tables of the model, and which they repeat."""
+    pairs = [pair for copies in layout.module_copies for pair in copies.items()]
+    return {copy: original for copy, original in pairs if copy in checkpoint.tensors}
+
+
 def find_layout(blueprint: Blueprint, checkpoint: Checkpoint) -> Layout:
     """The layout in which `checkpoint` stores the model: no tensor is missing, surplus or of another shape.
 
     CheckpointError that names what does not fit the layout of which the most tensors are there.
     """
-    _check_quantisation(blueprint, checkpoint)
     shapes = blueprint.parameters()
     slices = slices_of(checkpoint.tensors)
     try:
@@ -120,7 +151,10 @@ def find_layout(blueprint: Blueprint, checkpoint: Checkpoint) -> Layout:
         _check_tensor(blueprint, checkpoint, name, leaf)
     surplus = [name for name in checkpoint.tensors if name not in leaves and not layout.ignores(name)]
     for copy in layout.copies.keys() & set(surplus):
-        _check_duplicate(checkpoint, copy, layout.copies[copy])
+        _check_duplicate(checkpoint, copy, layout.copies[copy], "the configuration ties the head to the embedding")
+        surplus.remove(copy)
+    for copy, original in stored_copies(layout, checkpoint).items():
+        _check_tensor(blueprint, checkpoint, copy, leaves[original])
         surplus.remove(copy)
     if surplus:
         raise CheckpointError(f"{checkpoint.directory}: {_listed('tensor', surplus)} not part of {blueprint.architecture!r}")
@@ -131,16 +165,6 @@ def _fit(checkpoint: Checkpoint, leaves: Mapping[str, Leaf]) -> tuple[bool, int]
     """Whether every tensor of a layout is there, and how many are."""
     there = sum(name in checkpoint.tensors for name in leaves)
     return there == len(leaves), there
-
-
-def _check_quantisation(blueprint: Blueprint, checkpoint: Checkpoint) -> None:
-    """A blueprint may be that of a release whose stored format has no recipe."""
-    quantised = blueprint.config.get("quantization_config") or {}
-    if quantised.get("quant_method") == "fp8":
-        raise CheckpointError(
-            f"{checkpoint.directory}: quantization_config says that weights are stored in fp8 with scales, which is not "
-            f"supported; {blueprint.architecture!r} is read from weights in bfloat16, float16 or float32"
-        )
 
 
 def _check_tensor(blueprint: Blueprint, checkpoint: Checkpoint, name: str, leaf: Leaf) -> None:
@@ -156,19 +180,19 @@ def _check_tensor(blueprint: Blueprint, checkpoint: Checkpoint, name: str, leaf:
         )
 
 
-def _check_duplicate(checkpoint: Checkpoint, copy: str, original: str) -> None:
-    """Some releases store a tied head a second time: harmless while it is the same."""
+def _check_duplicate(checkpoint: Checkpoint, copy: str, original: str, reason: str) -> None:
+    """Some releases store a table a second time: harmless while it is the same."""
     infos = [checkpoint.tensors[name] for name in (copy, original)]
     same_form = infos[0].shape == infos[1].shape and infos[0].dtype == infos[1].dtype
-    if not (same_form and np.array_equal(_bits(checkpoint, copy), _bits(checkpoint, original))):
-        raise CheckpointError(
-            f"{checkpoint.directory}: the configuration ties the head to the embedding, but {copy!r} differs from {original!r}"
-        )
+    if not (same_form and _same_bits(checkpoint.read(copy), checkpoint.read(original))):
+        raise CheckpointError(f"{checkpoint.directory}: {reason}, but {copy!r} differs from {original!r}")
 
 
-def _bits(checkpoint: Checkpoint, name: str) -> Array:
-    array = checkpoint.read(name)
-    return array.reshape(prod(array.shape)).view(np.uint8)
+def _same_bits(first: Array, second: Array) -> bool:
+    """Whether two mapped arrays are equal, compared a block at a time: they may be large."""
+    blocks = (slice(start, start + COMPARED_ENTRIES) for start in range(0, first.size, COMPARED_ENTRIES))
+    bits = [array.reshape(array.size).view(np.dtype(f"u{array.itemsize}")) for array in (first, second)]
+    return all(np.array_equal(bits[0][block], bits[1][block]) for block in blocks)
 
 
 def _listed(noun: str, names: list[str]) -> str:

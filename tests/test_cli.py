@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import refimpl
+from golden.models import CONFIGS
 from refimpl.checkpoint import save_checkpoint
 from refimpl.cli import status
 
@@ -71,6 +72,36 @@ def test_show_json_has_plain_numbers(call) -> None:
     assert card["cache bytes a token"] == 36 * 2 * 8 * 128 * 2
 
 
+def test_show_has_the_cache_of_both_forms_of_latent_attention(call) -> None:
+    card = json.loads(call("show", "moonshotai/Kimi-K2-Instruct", "--json")[1])
+    assert card["parameters"] == 1_026_408_209_408
+    assert card["cache bytes a token"] == 61 * (512 + 64) * 2
+    assert card["expanded cache bytes a token"] == 61 * 64 * (192 + 128) * 2
+    assert "latent attention 64 heads of 128 + 64, values 128, latents 512, of queries 1536" in card["layer plan"][0]
+    assert not any("expanded" in key for key in json.loads(call("show", "Qwen/Qwen3-4B", "--json")[1]))
+
+
+def test_compare_leaves_empty_what_a_model_does_not_have(call) -> None:
+    latent, grouped = "deepseek-ai/DeepSeek-V3", "zai-org/GLM-4.5"
+    for models, cells in (([latent, grouped], " 4,997,120 |  |"), ([grouped, latent], "  | 4,997,120 |")):
+        code, out, _ = call("compare", *models, "--markdown")
+        assert code == 0
+        assert f"| expanded cache bytes a token |{cells}" in out.splitlines()
+        assert call("compare", *models)[0] == 0
+
+
+def test_a_params_json_is_shown_and_linted(call, tmp_path: Path) -> None:
+    values = refimpl.api.read_config("mistralai/Mistral-Large-3-675B-Instruct-2512")
+    (tmp_path / "params.json").write_text(json.dumps(values))
+    assert "673,421,089,792" in call("show", tmp_path)[1]
+    code, out, _ = call("lint", tmp_path, "--json")
+    kinds = {row["key"]: row["kind"] for row in json.loads(out)}
+    assert (code, kinds["yarn.apply_scale"], kinds["vision_encoder"]) == (0, "used", "ignored")
+    (tmp_path / "params.json").write_text(json.dumps({**values, "n_kv_heads": 8}))
+    code, out, _ = call("lint", tmp_path, "--json")
+    assert (code, json.loads(out)[-1]["value"]) == (1, "config: n_kv_heads is 8 but the other keys make it 128")
+
+
 def test_compare_puts_models_side_by_side(call, tmp_path: Path) -> None:
     code, out, _ = call("compare", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "--markdown", "--html", tmp_path / "c.html")
     assert code == 0
@@ -83,6 +114,40 @@ def test_run_prints_the_tokens_that_the_model_gives(call, checkpoint: Path) -> N
     for options in ([], ["--stream"]):
         code, out, _ = call("run", checkpoint, "--tokens", "1,2,3", "--max-new-tokens", 5, *options)
         assert (code, out.strip()) == (0, ",".join(map(str, expected)))
+
+
+def test_run_draws_tokens_with_a_seed(call, checkpoint: Path) -> None:
+    options = {"temperature": 1.5, "top_k": 9, "top_p": 0.9, "min_p": 0.01, "seed": 7}
+    model, sampler = refimpl.load(checkpoint, "float32"), refimpl.Sampling(**options)
+    expected = refimpl.generate(model, np.array([[1, 2, 3]]), 9, sampler=sampler)[0, 3:].tolist()
+    spelled = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    code, out, _ = call("run", checkpoint, "--tokens", "1,2,3", "--max-new-tokens", 9, *spelled)
+    assert (code, out.strip()) == (0, ",".join(map(str, expected)))
+    greedy = call("run", checkpoint, "--tokens", "1,2,3", "--max-new-tokens", 9)[1]
+    assert out != greedy
+
+
+def test_run_drafts_and_reports(call, checkpoint: Path) -> None:
+    arguments = ["run", checkpoint, "--tokens", "1,2,3", "--max-new-tokens", 9]
+    plain = call(*arguments)[1]
+    code, out, err = call(*arguments, "--draft", checkpoint, "--draft-tokens", 3)
+    assert (code, out) == (0, plain)
+    assert err == "6 of 6 drafts accepted, 3 calls of the model\n"
+    report = json.loads(call(*arguments, "--draft", checkpoint, "--draft-tokens", 3, "--json")[1])
+    assert (report["drafted"], report["accepted"], report["calls"]) == (6, 6, 3)
+    assert report["tokens"] == [int(token) for token in plain.split(",")]
+    assert "drafted" not in json.loads(call(*arguments, "--json")[1])
+
+
+def test_run_drafts_with_the_modules_of_the_model(call, tmp_path: Path) -> None:
+    config = {**CONFIGS["glm4_moe"], "num_nextn_predict_layers": 1}
+    model = refimpl.init(config, seed=3)
+    assert len(model.blueprint.multi_token) == 1
+    save_checkpoint(tmp_path / "modules", config, model.blueprint.layouts[0].write(model.weights))
+    arguments = ["run", tmp_path / "modules", "--tokens", "1,2,3", "--max-new-tokens", 9]
+    code, out, err = call(*arguments, "--draft", "self", "--draft-tokens", 2)
+    assert (code, out) == (0, call(*arguments)[1])
+    assert " drafts accepted, " in err
 
 
 def test_lint_tells_the_switches_and_fails_on_an_unknown_key(call, tmp_path: Path) -> None:
@@ -163,6 +228,7 @@ def test_golden_verify(call) -> None:
         (["run", "nowhere", "--tokens", "1"], "nowhere"),
         (["run", ".", "--tokens", "1,x"], "--tokens is '1,x' but needs integers separated by commas"),
         (["run", "."], "give the prompt with either --tokens or --prompt"),
+        (["run", ".", "--tokens", "1", "--top-k", "3"], "--top-k, --top-p and --min-p need a --temperature above 0"),
         (["run", ".", "--prompt", "hello"], "tokenizer.json: no such file"),
         (["conform", "tourch"], "no backend 'tourch'; did you mean 'torch'?"),
         (["conform", "numpy", "--dtype", "float8"], "float8"),

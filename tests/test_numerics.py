@@ -71,7 +71,7 @@ class TestFormats:
     def test_is_float(self, dtype) -> None:
         assert is_float(dtype)
 
-    @pytest.mark.parametrize("dtype", [np.int64, bool, np.uint8, "U3", np.complex128])
+    @pytest.mark.parametrize("dtype", [np.int64, bool, np.uint8, "U3", np.complex128, ml_dtypes.float8_e5m2])
     def test_is_not_float(self, dtype) -> None:
         assert not is_float(dtype)
 

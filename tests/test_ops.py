@@ -56,6 +56,30 @@ class TestGlue:
         with pytest.raises(ValueError, match="split_heads: the last axis has 12 entries, which 5 heads do not divide"):
             self.ops.split_heads(normal(1, 1, 12), heads=5)
 
+    def test_splitting_cuts_the_last_axis_in_order(self) -> None:
+        first, second = self.ops.split(np.arange(10.0).reshape(1, 2, 5), sizes=(2, 3))
+        assert first.tolist() == [[[0, 1], [5, 6]]]
+        assert second.tolist() == [[[2, 3, 4], [7, 8, 9]]]
+
+    def test_concatenation_undoes_it(self) -> None:
+        x = normal(2, 3, 4, 7)
+        np.testing.assert_array_equal(self.ops.concat(*self.ops.split(x, sizes=(4, 1, 2))), x)
+
+    @pytest.mark.parametrize(
+        ("sizes", "message"),
+        [
+            ((2, 4), r"the last axis has 5 entries but the sizes \(2, 4\) need 6"),
+            ((5, 0), r"sizes\[1\] is 0 but needs a positive integer"),
+        ],
+    )
+    def test_sizes_must_fill_the_width(self, sizes, message: str) -> None:
+        with pytest.raises(ValueError, match=f"^split: {message}"):
+            self.ops.split(normal(1, 2, 5), sizes=sizes)
+
+    def test_parts_differ_in_the_last_axis_alone(self) -> None:
+        with pytest.raises(ValueError, match=r"^concat: shapes \(1, 2, 5\), \(1, 3, 5\) differ in more than the last axis"):
+            self.ops.concat(normal(1, 2, 5), normal(1, 3, 5))
+
     def test_append_puts_the_new_entries_last(self) -> None:
         past, new = normal(2, 3, 1, 4), normal(2, 2, 1, 4, seed=1)
         y = self.ops.append(past, new)

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from refimpl.layers import mxfp4_decode
+from refimpl.quantized_storage import STORED_BYTES, Mxfp4
 from refimpl.storage import (
-    STORED_BYTES,
     STORED_FLOATS,
     Joined,
     Layout,
     Leaf,
-    Mxfp4,
     Part,
     Sharded,
     Stacked,

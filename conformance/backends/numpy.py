@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ NARROW = {FORMATS["bfloat16"], FORMATS["float16"]}
 
 def __getattr__(function: str) -> Callable[..., Any]:
     if function in VOCABULARY:
-        return _in_dtype_of_inputs(VOCABULARY[function])
+        found = VOCABULARY[function]
+        return found if "dtype" in signature(found).parameters else _in_dtype_of_inputs(found)
     raise AttributeError(function)
 
 

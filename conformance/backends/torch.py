@@ -10,16 +10,20 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 
 from conformance.backends.on_device import Tensor, on_device, tensor_format, wide
+from conformance.backends.torch_attention import TorchAttention, soft_cap
 from conformance.backends.torch_experts import TorchExperts, clamped_swiglu
+from conformance.backends.torch_indexer import TorchIndexer
+from conformance.backends.torch_loss import TorchLoss
+from conformance.backends.torch_quantization import TorchQuantization
+from conformance.backends.torch_sampling import TorchSampling
 
 
-class TorchBackend(TorchExperts):
+class TorchBackend(TorchAttention, TorchExperts, TorchIndexer, TorchLoss, TorchQuantization, TorchSampling):
     """The functions of `refimpl.layers` in torch, on one device."""
 
     dtypes = ("float64", "float32", "bfloat16", "float16")
@@ -105,68 +109,8 @@ class TorchBackend(TorchExperts):
         return (mask.cumsum(-1) - 1).masked_fill(mask == 0, -1)
 
     @on_device
-    def padding_mask(self, q_order: Tensor, k_order: Tensor) -> Tensor:
-        return _visible(q_order, k_order, causal=False)
-
-    @on_device
-    def causal_mask(self, q_order: Tensor, k_order: Tensor) -> Tensor:
-        return k_order[:, None, :] <= q_order[:, :, None]
-
-    @on_device
-    def sliding_window_mask(self, q_order: Tensor, k_order: Tensor, *, window: int) -> Tensor:
-        distance = q_order[:, :, None] - k_order[:, None, :]
-        return (distance >= 0) & (distance < window)
-
-    @on_device
-    def chunked_mask(self, q_order: Tensor, k_order: Tensor, *, chunk: int) -> Tensor:
-        q, k = q_order[:, :, None], k_order[:, None, :]
-        return (k <= q) & (k // chunk == q // chunk)
-
-    @on_device
-    def attention_mask(
-        self, q_order: Tensor, k_order: Tensor, *, causal: bool = True, window: int | None = None, chunk: int | None = None
-    ) -> Tensor:
-        return _visible(q_order, k_order, causal=causal, window=window, chunk=chunk)
-
-    @on_device
-    def attention(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        causal: bool = True,
-        window: int | None = None,
-        chunk: int | None = None,
-        softcap: float | None = None,
-        temperature: Tensor | None = None,
-        sinks: Tensor | None = None,
-        bias: Tensor | None = None,
-        q_order: Tensor | None = None,
-        k_order: Tensor | None = None,
-    ) -> Tensor:
-        """`scaled_dot_product_attention`; with a softcap or sinks, which it lacks, `flex_attention`.
-
-        Without a softcap the temperature multiplies the queries, as models do that have one.
-        """
-        if temperature is not None and softcap is None:
-            q, temperature = q * temperature[:, :, None, None], None
-        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
-        masked = window is not None or chunk is not None or q_order is not None or k_order is not None
-        if softcap is None and sinks is None and bias is None and not masked and (not causal or q.shape[2] == k.shape[2]):
-            return _sdpa(q, k, v, scale=scale, is_causal=causal)
-        q_order, k_order = _orders(q, k, q_order, k_order)
-        visible = _visible(q_order, k_order, causal=causal, window=window, chunk=chunk)
-        if softcap is None and sinks is None:
-            visible = visible[:, None]
-            mask = visible if bias is None else bias.expand(*q.shape[:3], k.shape[2]).masked_fill(~visible, -float("inf"))
-            return _sdpa(q, k, v, scale=scale, attn_mask=mask)
-        return _flex(q, k, v, visible, scale=scale, softcap=softcap, temperature=temperature, sinks=sinks, bias=bias)
-
-    @on_device
     def soft_cap(self, x: Tensor, *, cap: float) -> Tensor:
-        return _soft_cap(x, cap)
+        return soft_cap(x, cap)
 
     @on_device
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -224,81 +168,7 @@ class TorchBackend(TorchExperts):
         logits = linear(x, weight)
         if scale is not None:
             logits = logits * scale
-        return logits if softcap is None else _soft_cap(logits, softcap)
-
-
-def _soft_cap(x: Tensor, cap: float | Tensor) -> Tensor:
-    return (x / cap).tanh() * cap
-
-
-def _visible(
-    q_order: Tensor, k_order: Tensor, *, causal: bool = True, window: int | None = None, chunk: int | None = None
-) -> Tensor:
-    """Which keys each query sees: bool [B, T, S]."""
-    q, k = q_order[:, :, None], k_order[:, None, :]
-    visible = (k >= 0) & (q >= 0)
-    if causal:
-        visible = visible & (k <= q)
-    if window is not None:
-        visible = visible & (k > q - window)
-    if chunk is not None:
-        visible = visible & (k // chunk == q // chunk)
-    return visible
-
-
-def _orders(q: Tensor, k: Tensor, q_order: Tensor | None, k_order: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The places of queries and keys; by default the queries are the last of the keys. q [B, H, T, K], k [B, G, S, K]."""
-    import torch
-
-    places = torch.arange(k.shape[2], device=k.device).expand(k.shape[0], -1)
-    last = places[:, k.shape[2] - q.shape[2] :] if q_order is None else q_order
-    return last, places if k_order is None else k_order
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
-    from torch.nn.functional import scaled_dot_product_attention
-
-    return scaled_dot_product_attention(q, k, v, enable_gqa=True, **options).transpose(1, 2)
-
-
-def _flex(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    visible: Tensor,
-    *,
-    scale: float,
-    softcap: float | None,
-    temperature: Tensor | None,
-    sinks: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
-    """`flex_attention` with q [B, H, T, K], k and v [B, G, S, ...], visible [B, T, S].
-
-    A sink divides the result by 1 + exp(sink - log-sum-exp of the visible scores). The eager stance runs torch's reference
-    path: compiling would take longer than the case, for every new shape.
-    """
-    import torch
-    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
-
-    B, H, T, _ = q.shape
-    S = k.shape[2]
-    additions = None if bias is None else bias.expand(B, H, T, S)
-
-    def score(logit: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        logit = logit if softcap is None else _soft_cap(logit, softcap)
-        logit = logit if temperature is None else logit * temperature[b, t]
-        return logit if additions is None else logit + additions[b, h, t, s]
-
-    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
-        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
-        mask = create_block_mask(lambda b, h, t, s: visible[b, t, s], B, None, T, S, device=q.device)
-        y, extra = flex_attention(
-            q, k, v, score_mod=score, block_mask=mask, scale=scale, enable_gqa=True, return_aux=AuxRequest(lse=True)
-        )
-    if sinks is not None:
-        y = (y * torch.sigmoid(extra.lse - sinks[:, None])[..., None]).to(q.dtype)
-    return y.transpose(1, 2)
+        return logits if softcap is None else soft_cap(logits, softcap)
 
 
 backend = TorchBackend("torch", "cpu")

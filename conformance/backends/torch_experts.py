@@ -1,18 +1,14 @@
-"""Routers, experts, MXFP4 and the ring cache in torch, composed as models written in torch compose them."""
+"""Routers, experts and the ring cache in torch, composed as models written in torch compose them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from conformance.backends.on_device import OnDevice, Tensor, on_device, tensor_format, wide
-
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+from conformance.backends.on_device import OnDevice, Tensor, on_device, wide
 
 
 class TorchExperts(OnDevice):
-    """The functions of `refimpl.layers.router`, `experts`, `quantization` and `cache`."""
+    """The functions of `refimpl.layers.router`, `experts` and `cache`."""
 
     @on_device
     def top_k_softmax_router(self, logits: Tensor, *, top_k: int) -> tuple[Tensor, Tensor]:
@@ -93,15 +89,6 @@ class TorchExperts(OnDevice):
             output = linear(_activated(activation, opened, passed, alpha, limit), down[expert], biases[2][expert])
             y.index_add_(0, tokens, output if scale_input else output * share)
         return y.reshape(x.shape)
-
-    @on_device
-    def mxfp4_decode(self, blocks: Tensor, scales: Tensor, *, dtype: Any = np.float32) -> Tensor:
-        import torch
-
-        numbers = torch.tensor(E2M1, dtype=tensor_format(dtype), device=blocks.device)
-        codes = torch.stack([blocks & 15, blocks >> 4], dim=-1).flatten(-2)
-        decoded = torch.ldexp(numbers[codes.int()], scales.int()[..., None] - 127).to(numbers.dtype)
-        return decoded.masked_fill((scales == 255)[..., None], float("nan")).flatten(-2)
 
     @on_device
     def ring_order(self, order: Tensor, *, window: int) -> Tensor:

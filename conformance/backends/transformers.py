@@ -60,12 +60,14 @@ class TransformersBackend:
 
         ValueError when a tensor is missing, unknown or of another shape, which transformers itself only warns about;
         NotImplementedError for weights in float64, for quantised ones without accelerate, and for an architecture that
-        transformers does not have: a model_type alone may be that of another.
+        transformers does not have: a model_type alone may be that of another; and for Mistral's own format, a params.json.
         """
         if not (Path(checkpoint_dir) / "config.json").is_file():
+            if (Path(checkpoint_dir) / "params.json").is_file():
+                raise NotImplementedError("transformers does not read a params.json")
             raise ValueError(f"{checkpoint_dir}: no config.json in this directory")
         import transformers
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
         config = json.loads((Path(checkpoint_dir) / "config.json").read_text())
         if config.get("quantization_config") and importlib.util.find_spec("accelerate") is None:
@@ -74,7 +76,9 @@ class TransformersBackend:
         if classes and not any(hasattr(transformers, name) for name in classes):
             raise NotImplementedError(f"transformers has no {' or '.join(classes)}")
         with _quiet():
-            network, problems = AutoModelForCausalLM.from_pretrained(
+            # Transformers 5.24 lists the language model of Mistral 4 among the multimodal ones alone.
+            listed = AutoModelForImageTextToText if config.get("model_type") == "mistral4" else AutoModelForCausalLM
+            network, problems = listed.from_pretrained(
                 checkpoint_dir,
                 dtype="auto",
                 attn_implementation=self.attention,

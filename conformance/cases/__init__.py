@@ -1,10 +1,42 @@
 """The hand-picked cases of every function of the vocabulary, one module a chapter of the specification."""
 
-from conformance.cases import attention, cache, ends, experts, mask, mlp, norm, position, quantization, router
+from conformance.cases import (
+    attention,
+    cache,
+    ends,
+    experts,
+    indexer,
+    latent_attention,
+    loss,
+    mask,
+    mlp,
+    multi_token,
+    norm,
+    position,
+    quantization,
+    router,
+    sampling,
+)
 from conformance.family import Family
 from refimpl.layers import VOCABULARY
 
-_CHAPTERS = (norm, position, cache, mask, attention, mlp, router, experts, quantization, ends)
+_CHAPTERS = (
+    norm,
+    position,
+    cache,
+    mask,
+    attention,
+    latent_attention,
+    indexer,
+    mlp,
+    router,
+    experts,
+    quantization,
+    ends,
+    multi_token,
+    loss,
+    sampling,
+)
 _BY_NAME = {family.function: family for chapter in _CHAPTERS for family in chapter.FAMILIES}
 
 # In the order of the vocabulary.

@@ -35,20 +35,20 @@ def attention(
     bias: str | None = None,
     order: str | None = None,
 ) -> Inputs:
-    """order: as in `places`, None leaves the orders away. bias: "full" [B, H, T, S] or "keys" [1, 1, 1, S].
+    """order: as in `places`, None leaves the orders away. bias: as in `biases`.
 
     temperature: of each query its own, between 0.5 and 2.
     """
     scale = key_width**-0.5 if scale is None else scale
     q_order, k_order = places(values, batch, queries, keys, order or "plain")
-    lift = _lift(q_order, k_order, causal=causal, window=window, chunk=chunk)
+    pull = lift(q_order, k_order, causal=causal, window=window, chunk=chunk, bias=bias)
     # Each query has a direction of its own, shared by the heads of its group; a key points where it is to be found.
     directions = values.standard_normal((batch, queries, kv_heads, key_width))
     directions *= np.sqrt(key_width / np.sum(directions**2, axis=-1, keepdims=True))
     q = np.repeat(directions, heads // kv_heads, axis=2)
     q += 0.3 * values.standard_normal(q.shape)
     k = 0.5 * values.standard_normal((batch, keys, kv_heads, key_width))
-    k += np.einsum("BTS,BTGK->BSGK", lift, directions) / (scale * key_width)
+    k += np.einsum("BTS,BTGK->BSGK", pull, directions) / (scale * key_width)
     v = values.standard_normal((batch, keys, kv_heads, value_width))
     v[k_order < 0] *= 4
     arrays: dict[str, Any] = {}
@@ -57,8 +57,7 @@ def attention(
     if sinks:
         arrays["sinks"] = values.normal(INSIDE - 1, 1.5, heads)
     if bias is not None:
-        shape = (batch, heads, queries, keys) if bias == "full" else (1, 1, 1, keys)
-        arrays["bias"] = 2 * values.standard_normal(shape)
+        arrays["bias"] = biases(values, bias, heads, q_order, k_order)
     if order is not None:
         arrays |= {"q_order": q_order, "k_order": k_order}
     switches = {"window": window, "chunk": chunk, "softcap": softcap}
@@ -66,7 +65,31 @@ def attention(
     return Inputs({"q": q, "k": k, "v": v}, {"scale": scale, **({} if causal else {"causal": False}), **options, **arrays})
 
 
-def _lift(q_order: Array, k_order: Array, *, causal: bool, window: int | None, chunk: int | None) -> Array:
+def biases(values: Values, kind: str, heads: int, q_order: Array, k_order: Array) -> Array:
+    """full: a number for each logit [B, H, T, S]. keys: one a key [1, 1, 1, S].
+
+    selected: 0 for some keys [B, 1, T, S], a token's own among them, and -inf for the rest, the one before it among them.
+    """
+    (batch, queries), keys = q_order.shape, k_order.shape[1]
+    if kind == "selected":
+        return np.where(_selected(q_order, k_order), 0.0, -np.inf)[:, None]
+    return 2 * values.standard_normal((batch, heads, queries, keys) if kind == "full" else (1, 1, 1, keys))
+
+
+def _selected(q_order: Array, k_order: Array) -> Array:
+    selected: Array = (q_order[:, :, None] - k_order[:, None, :]) % 2 == 0
+    return selected
+
+
+def lift(
+    q_order: Array,
+    k_order: Array,
+    *,
+    causal: bool,
+    window: int | None = None,
+    chunk: int | None = None,
+    bias: str | None = None,
+) -> Array:
     """The logits [B, T, S] that make borders matter: the nearest keys on both sides of each border of what is seen."""
     q_BT1, k_B1S = q_order[:, :, None], k_order[:, None, :]
     visible = attention_mask(q_order, k_order, causal=causal, window=window, chunk=chunk)
@@ -75,6 +98,9 @@ def _lift(q_order: Array, k_order: Array, *, causal: bool, window: int | None, c
         borders.append(q_BT1 - window + 1)
     if chunk is not None:
         borders.append(q_BT1 // chunk * chunk)
+    if bias == "selected":
+        visible &= _selected(q_order, k_order)
+        borders.append(q_BT1)
     near = np.zeros(visible.shape, bool)
     for border in borders:
         near |= (k_B1S == border) | (k_B1S == border - 1)
@@ -132,6 +158,7 @@ def _scores() -> tuple[Edge, ...]:
         edge("softcap_sink", "decode", "s13", "R6", "R7", softcap=2.5, sinks=True, **ONE),
         edge("bias", "pieces", SIZE, "R6", bias="full", **SIZES),
         edge("bias_keys", "decode", "s13", "R6", bias="keys", **ONE),
+        edge("bias_selected", "pieces", SIZE, "R6", bias="selected", **SIZES),
         edge("temperature", "prefill", SIZE, "R6", temperature=True, **SIZES),
         edge("temperature_softcap", "pieces", SIZE, "R6", temperature=True, softcap=3.0, **SIZES),
         edge("temperature_bias", "pieces", SIZE, "R6", temperature=True, bias="full", **SIZES),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.choice import drawn_until, stands
+from conformance.choice import drawn_until, favouring, stands
 from conformance.family import Edge, Family, Inputs, Values, edge
 from refimpl import layers
 from refimpl.layers.router import top_k_indices
@@ -154,7 +154,7 @@ def _hidden(**options: Any) -> tuple[Edge, ...]:
 
 def _family(function: str, *edges: Edge, build: Callable[..., Inputs] | None = None) -> Family:
     made = router(function) if build is None else build
-    return Family(function=function, build=made, axes=("", ""), chooses=True, edges=edges)
+    return Family(function=function, build=made, axes=("", ""), chooses=favouring, edges=edges)
 
 
 CAPPED = {"softcap": 2.0, "heat": 1.4}

@@ -3,9 +3,18 @@
 `LAWS` are those of layers; the ones of whole models are in `conformance.laws.model`.
 """
 
-from conformance.laws import attention, cache, experts, layers
+from conformance.laws import attention, cache, experts, indexer, latent_attention, layers, multi_token, quantization
 from conformance.laws.law import Law, LawCase
 
-LAWS: tuple[Law, ...] = (*attention.LAWS, *cache.LAWS, *layers.LAWS, *experts.LAWS)
+LAWS: tuple[Law, ...] = (
+    *attention.LAWS,
+    *latent_attention.LAWS,
+    *indexer.LAWS,
+    *cache.LAWS,
+    *layers.LAWS,
+    *experts.LAWS,
+    *quantization.LAWS,
+    *multi_token.LAWS,
+)
 
 __all__ = ["LAWS", "Law", "LawCase"]

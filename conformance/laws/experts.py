@@ -9,7 +9,6 @@ import numpy as np
 
 from conformance.cases.router import groups_stand
 from conformance.choice import drawn_until, stands
-from conformance.family import ALL_DTYPES
 from conformance.laws.law import Call, Draw, Law
 from refimpl import layers
 from refimpl.numerics import Array
@@ -178,23 +177,11 @@ def scaling_factor(call: Call, draw: Draw) -> tuple[Array, Array]:
     return spread(left, 8), 4 * spread(call("sigmoid_router", logits, bias, top_k=2, renormalise=False), 8)
 
 
-def opposite_code(call: Call, draw: Draw) -> tuple[Array, Array]:
-    blocks = draw.generator.integers(0, 256, (3, 2, 16)).astype(np.uint8)
-    scales = draw.generator.integers(120, 132, (3, 2)).astype(np.uint8)
-    return call("mxfp4_decode", blocks ^ 0x88, scales), -call("mxfp4_decode", blocks, scales)
+def _law(name: str, statement: str, sides: Any, *functions: str) -> Law:
+    return Law(name=name, functions=functions, statement=statement, sides=sides)
 
 
-def next_scale(call: Call, draw: Draw) -> tuple[Array, Array]:
-    blocks = draw.generator.integers(0, 256, (3, 2, 16)).astype(np.uint8)
-    scales = draw.generator.integers(120, 132, (3, 2)).astype(np.uint8)
-    return call("mxfp4_decode", blocks, scales + np.uint8(1)), 2 * call("mxfp4_decode", blocks, scales)
-
-
-def _law(name: str, statement: str, sides: Any, *functions: str, dtypes: tuple[str, ...] = ALL_DTYPES) -> Law:
-    return Law(name=name, functions=functions, statement=statement, sides=sides, dtypes=dtypes)
-
-
-ROUTED, SIGMOID, DECODE = "routed_experts", "sigmoid_router", "mxfp4_decode"
+ROUTED, SIGMOID = "routed_experts", "sigmoid_router"
 SAME_BIAS = "a correction added to all experts alike changes nothing"
 LAWS = (
     _law("all_chosen", "all experts chosen are the dense mixture", all_chosen, ROUTED, "linear", "swiglu"),
@@ -225,6 +212,4 @@ LAWS = (
     _law("same_bias_groups", SAME_BIAS, same_for_all(groups=4, top_groups=2), SIGMOID),
     _law("every_group", "groups that are all chosen change nothing", every_group, SIGMOID),
     _law("scaling_factor", "the factor multiplies the weights", scaling_factor, SIGMOID),
-    _law("opposite", "the sign bit negates", opposite_code, DECODE, dtypes=("float32",)),
-    _law("next_scale", "a scale of one more doubles", next_scale, DECODE, dtypes=("float32",)),
 )

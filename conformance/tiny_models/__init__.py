@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from conformance.tiny import TinyModel
 from conformance.tiny_models import (
+    deepseek_v3,
+    deepseek_v32,
     gemma3,
     glm4_moe,
     gpt2,
@@ -13,6 +15,7 @@ from conformance.tiny_models import (
     llama4,
     minimax_m2,
     mistral,
+    mistral4,
     olmo2,
     qwen3,
     qwen3_moe,
@@ -33,6 +36,9 @@ MODELS: tuple[TinyModel, ...] = (
     *olmo2.MODELS,
     *gemma3.MODELS,
     *mistral.MODELS,
+    *deepseek_v3.MODELS,
+    *deepseek_v32.MODELS,
+    *mistral4.MODELS,
 )
 
 __all__ = ["MODELS"]

@@ -31,7 +31,7 @@ GLM4_MOE = {
     "rope_theta": 10000.0,
     "attention_bias": True,
     "use_qk_norm": False,
-    "num_nextn_predict_layers": 1,
+    "num_nextn_predict_layers": 0,
     "tie_word_embeddings": False,
 }
 

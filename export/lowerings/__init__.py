@@ -9,10 +9,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from export.lowerings import attention, cache, embedding, experts, mask, mlp, norm, position, quantization, router
+from export.lowerings import (
+    attention,
+    cache,
+    embedding,
+    experts,
+    indexer,
+    latent_attention,
+    loss,
+    mask,
+    mlp,
+    multi_token,
+    norm,
+    position,
+    quantization,
+    router,
+    sampling,
+)
 from refimpl.layers import VOCABULARY
 
-_CHAPTERS = (norm, position, mask, attention, cache, mlp, router, experts, quantization, embedding)
+_CHAPTERS = (
+    norm,
+    position,
+    mask,
+    attention,
+    latent_attention,
+    indexer,
+    cache,
+    mlp,
+    router,
+    experts,
+    quantization,
+    embedding,
+    sampling,
+    multi_token,
+    loss,
+)
 
 LOWERINGS: dict[str, Callable[..., Any]] = {
     name: getattr(chapter, name) for name in VOCABULARY for chapter in _CHAPTERS if hasattr(chapter, name)

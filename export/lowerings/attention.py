@@ -34,20 +34,33 @@ def attention(
         logits = f.Reshape(logits, [0, heads, -1, 0])
     if softcap is not None:
         logits = soft_cap(f, logits, cap=softcap)
-    if temperature is not None:
-        logits = f.Mul(logits, f.Unsqueeze(temperature, [1, 3]))
-    if bias is not None:
-        logits = f.Add(logits, bias)
-    masked_BHTS = _masked(f, f.widen(logits), visible)
-    weights_BHTS = f.cast(_softmax(f, masked_BHTS, sinks), q.dtype)
+    weights_BHTS, seen = visible_softmax(f, logits, visible, sinks=sinks, temperature=temperature, bias=bias)
     weights_BGtS = weights_BHTS if heads == groups else f.Reshape(weights_BHTS, [0, groups, -1, 0])
     mixed_BHTJ = f.MatMul(weights_BGtS, v)
     if heads != groups:
         mixed_BHTJ = f.Reshape(mixed_BHTJ, [0, heads, -1, 0])
-    seen = _sees_a_key(f, visible) if bias is None else _has_a_finite_score(f, masked_BHTS)
     zero = f.constant(np.asarray(0, q.dtype))
     y_BTHJ = f.Transpose(f.Where(seen, mixed_BHTJ, zero), perm=[0, 2, 1, 3])
     return f.known(y_BTHJ, [*q.shape[:3], v.shape[3]])
+
+
+def visible_softmax(
+    f: Body,
+    logits: Value,
+    visible: Value,
+    *,
+    sinks: Value | None = None,
+    temperature: Value | None = None,
+    bias: Value | None = None,
+) -> tuple[Value, Value]:
+    """The weights [B, H, T, S] of the visible keys, and which rows see any: those of the others must not count."""
+    if temperature is not None:
+        logits = f.Mul(logits, f.Unsqueeze(temperature, [1, 3]))
+    if bias is not None:
+        logits = f.Add(logits, bias)
+    masked = _masked(f, f.widen(logits), visible)
+    weights = f.cast(_softmax(f, masked, sinks), logits.dtype)
+    return weights, _sees_a_key(f, visible) if bias is None else _has_a_finite_score(f, masked)
 
 
 def soft_cap(f: Body, x: Value, *, cap: float) -> Value:

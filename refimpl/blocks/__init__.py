@@ -3,9 +3,12 @@
 from refimpl.blocks.attention import Attention
 from refimpl.blocks.base import Block, ChannelMixer, Inputs, Scoped, State, StateEntry, TokenMixer, Weights
 from refimpl.blocks.ends import Embedding, Head, PositionEmbedding
+from refimpl.blocks.indexer import Indexer
+from refimpl.blocks.latent_attention import LatentAttention
 from refimpl.blocks.layer import Layer
 from refimpl.blocks.mlp import MLP, GatedMLP
 from refimpl.blocks.moe import Experts, MoE
+from refimpl.blocks.multi_token import MultiToken
 from refimpl.blocks.norm import LayerNorm, Norm, RMSNorm
 from refimpl.blocks.rope import GrokYarn, Linear, Llama3, Rope, ThetaScaled, Yarn
 from refimpl.blocks.router import Router, SigmoidTopK, SoftcappedSoftmax, SoftmaxTopK, TopKSigmoid, TopKSoftmax
@@ -21,7 +24,9 @@ __all__ = [
     "GatedMLP",
     "GrokYarn",
     "Head",
+    "Indexer",
     "Inputs",
+    "LatentAttention",
     "Layer",
     "LayerNorm",
     "Linear",
@@ -29,6 +34,7 @@ __all__ = [
     "LogFloor",
     "LogLength",
     "MoE",
+    "MultiToken",
     "Norm",
     "PositionEmbedding",
     "RMSNorm",

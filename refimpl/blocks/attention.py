@@ -60,6 +60,10 @@ class Attention(TokenMixer):
             found["sinks"] = (self.heads,)
         return found
 
+    def ropes(self) -> tuple[Rope, ...]:
+        """The rotations that it uses."""
+        return () if self.rope is None else (self.rope,)
+
     def state(self) -> dict[str, StateEntry]:
         entry = StateEntry(shape=(self.kv_heads, self.head_dim), window=self.span)
         return {"key": entry, "value": entry}

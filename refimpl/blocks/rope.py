@@ -30,7 +30,7 @@ class Llama3:
 
 @dataclass(frozen=True, kw_only=True)
 class Yarn:
-    """YaRN (`yarn_rope_frequencies`); attention_factor multiplies cos and sin."""
+    """YaRN (`yarn_rope_frequencies`); attention_factor multiplies cos and sin, softmax_factor the scale of latent attention."""
 
     factor: float
     original_max_position_embeddings: int
@@ -38,6 +38,7 @@ class Yarn:
     beta_slow: float
     truncate: bool
     attention_factor: float
+    softmax_factor: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,11 @@ class Rope:
     def attention_factor(self) -> float:
         return self.scaling.attention_factor if isinstance(self.scaling, Yarn) else 1.0
 
+    @property
+    def softmax_factor(self) -> float:
+        """What the scale of latent attention is multiplied by; any other attention leaves it alone."""
+        return self.scaling.softmax_factor if isinstance(self.scaling, Yarn) else 1.0
+
     def frequencies(self, dtype: npt.DTypeLike) -> Array:
         """inv_freq [P/2] in `dtype`."""
         match self.scaling:
@@ -85,7 +91,7 @@ class Rope:
                 return layers.llama3_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)
             case Yarn():
                 options = asdict(self.scaling)
-                del options["attention_factor"]
+                del options["attention_factor"], options["softmax_factor"]
                 return layers.yarn_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)
             case GrokYarn():
                 options = asdict(self.scaling)

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoint directories: config.json and safetensors files, read through memory maps and written atomically.
+"""Checkpoint directories: the configuration and safetensors files, read through memory maps and written atomically.
 
 Strict: a file, an index or a tensor that is not exactly what the format says is a CheckpointError, one sentence long.
 No pickle is ever loaded.

@@ -1,5 +1,5 @@
-"""A Hugging Face checkpoint directory: config.json beside model.safetensors, beside shards and their index, or beside the
-files of the ranks of the tensor-parallel layout."""
+"""A checkpoint directory: config.json beside model.safetensors, beside shards and their index, or beside the files of the
+ranks of the tensor-parallel layout; or params.json beside consolidated.safetensors, or its shards and their index."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from typing import Any
 import numpy.typing as npt
 
 from refimpl.checkpoint.errors import CheckpointError
+from refimpl.checkpoint.file_names import KNOWN, FileNames
 from refimpl.checkpoint.json_object import read_object
 from refimpl.checkpoint.memory_map import read_tensor
 from refimpl.checkpoint.safetensors_file import TensorInfo, read_header
 from refimpl.checkpoint.tensor_parallel import part_of, read_parts
 
-CONFIG = "config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
@@ -61,17 +59,17 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _open(directory: Path) -> Checkpoint:
     if directory.is_file():
-        raise CheckpointError(f"{directory}: is a file but needs to be a directory with {CONFIG} and safetensors files")
+        raise CheckpointError(f"{directory}: is a file but needs to be a directory with config.json and safetensors files")
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
-    config = _file(directory, CONFIG)
-    if config is None:
-        raise CheckpointError(f"{directory}: no {CONFIG} in this directory")
-    return Checkpoint(directory, read_object(config), MappingProxyType(_find_tensors(directory)))
+    for names in KNOWN:
+        if config := _file(directory, names.config):
+            return Checkpoint(directory, read_object(config), MappingProxyType(_find_tensors(directory, names)))
+    raise CheckpointError(f"{directory}: no config.json in this directory")
 
 
-def _find_tensors(directory: Path) -> dict[str, TensorInfo]:
-    single, index = _file(directory, SINGLE_FILE), _file(directory, INDEX)
+def _find_tensors(directory: Path, names: FileNames) -> dict[str, TensorInfo]:
+    single, index = _file(directory, names.single), _file(directory, names.index)
     parts = {
         file: part for name in sorted(os.listdir(directory)) if (part := part_of(name)) and (file := _file(directory, name))
     }
@@ -84,14 +82,15 @@ def _find_tensors(directory: Path) -> dict[str, TensorInfo]:
         return read_header(single)
     if index:
         return _read_shards(directory, index)
-    raise CheckpointError(f"{directory}: neither {SINGLE_FILE} nor {INDEX} in this directory{_other_weights(directory)}")
+    others = _other_weights(directory, names)
+    raise CheckpointError(f"{directory}: neither {names.single} nor {names.index} in this directory{others}")
 
 
-def _other_weights(directory: Path) -> str:
+def _other_weights(directory: Path, known: FileNames) -> str:
     names = sorted(file.name for file in directory.iterdir())
     safetensors = [name for name in names if name.endswith(".safetensors")]
     if safetensors:
-        return f" ({safetensors[0]} alone is not enough: a single file is called {SINGLE_FILE}, shards need their index)"
+        return f" ({safetensors[0]} alone is not enough: a single file is called {known.single}, shards need their index)"
     pickles = [name for name in names if PurePosixPath(name).suffix in PICKLE_SUFFIXES]
     if pickles:
         return f" ({pickles[0]} is a pickle, which is never loaded: convert it to safetensors)"
@@ -105,7 +104,7 @@ def _read_shards(directory: Path, index: Path) -> dict[str, TensorInfo]:
     for name in dict.fromkeys(weight_map.values()):
         file = _file(directory, name)
         if file is None:
-            raise CheckpointError(f"{directory}: shard {name} is missing, though {INDEX} lists it")
+            raise CheckpointError(f"{directory}: shard {name} is missing, though {index.name} lists it")
         shards[name] = read_header(file)
     _check_unlisted(index, weight_map, shards)
     for name, shard in weight_map.items():

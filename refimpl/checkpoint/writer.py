@@ -1,4 +1,5 @@
-"""Writing checkpoints as transformers does: config.json and model.safetensors, or shards and their index.
+"""Writing checkpoints as transformers does: config.json and model.safetensors, or shards and their index; in Mistral's format
+params.json and consolidated.safetensors.
 
 Tensors called NAME@TP-RRR are written in the tensor-parallel layout instead, NAME into a file of rank RRR.
 
@@ -19,9 +20,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from refimpl.checkpoint.directory import CONFIG, INDEX, SINGLE_FILE
 from refimpl.checkpoint.dtypes import DTYPES, NAMES
 from refimpl.checkpoint.errors import CheckpointError
+from refimpl.checkpoint.file_names import FileNames, file_names, preferred_configs
 from refimpl.checkpoint.safetensors_file import LENGTH_BYTES, METADATA
 from refimpl.checkpoint.tensor_parallel import COMMON, check_parts, part_file_name, part_of, split_name
 
@@ -47,7 +48,7 @@ def save_checkpoint(
     *,
     max_shard_bytes: int | None = None,
 ) -> None:
-    """Writes config.json and the tensors, each file under a temporary name first.
+    """Writes the configuration and the tensors, each file under a temporary name first.
 
     max_shard_bytes: when the tensors have more bytes together they are split, in the order of the mapping, into shards of at
     most so many bytes (a larger tensor gets a shard of its own); None writes one file. With slices this holds for the common
@@ -60,18 +61,19 @@ def save_checkpoint(
         raise CheckpointError(f"the configuration is a {type(config).__name__} but must be a dict")
     target = Path(directory)
     layouts = [_layout(name, array) for name, array in tensors.items()]
-    config_text = _json_text(target / CONFIG, config)
-    files = _files(layouts, max_shard_bytes)
-    indexed = not any(file_name == SINGLE_FILE or part_of(file_name) for file_name in files)
-    _prepare(target, {*files, INDEX} if indexed else set(files))
+    names = file_names(config)
+    config_text = _json_text(target / names.config, config)
+    files = _files(layouts, max_shard_bytes, names)
+    indexed = not any(file_name == names.single or part_of(file_name) for file_name in files)
+    _prepare(target, {*files, names.index} if indexed else set(files), names)
     for file_name, shard in files.items():
         _write_safetensors(target / file_name, shard, tensors)
     if indexed:
         weight_map = {layout.name: file_name for file_name, shard in files.items() for layout in shard}
         total_size = sum(layout.nbytes for layout in layouts)
         index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-        _write_text(target / INDEX, _json_text(target / INDEX, index))
-    _write_text(target / CONFIG, config_text)
+        _write_text(target / names.index, _json_text(target / names.index, index))
+    _write_text(target / names.config, config_text)
 
 
 def _layout(name: str, array: npt.NDArray[Any]) -> _Layout:
@@ -104,7 +106,7 @@ def _split(layouts: list[_Layout], max_shard_bytes: int | None) -> list[list[_La
     return shards
 
 
-def _files(layouts: list[_Layout], max_shard_bytes: int | None) -> dict[str, list[_Layout]]:
+def _files(layouts: list[_Layout], max_shard_bytes: int | None, names: FileNames) -> dict[str, list[_Layout]]:
     """The names of the files, and the tensors that each holds."""
     parts: defaultdict[str, list[_Layout]] = defaultdict(list)
     for layout in layouts:
@@ -113,8 +115,8 @@ def _files(layouts: list[_Layout], max_shard_bytes: int | None) -> dict[str, lis
         return _part_files(parts, max_shard_bytes)
     shards = _split(layouts, max_shard_bytes)
     if len(shards) == 1:
-        return {SINGLE_FILE: shards[0]}
-    return {f"model-{number:05d}-of-{len(shards):05d}.safetensors": shard for number, shard in enumerate(shards, 1)}
+        return {names.single: shards[0]}
+    return {names.shard(number, len(shards)): shard for number, shard in enumerate(shards, 1)}
 
 
 def _part_files(parts: Mapping[str, list[_Layout]], max_shard_bytes: int | None) -> dict[str, list[_Layout]]:
@@ -129,7 +131,7 @@ def _part_files(parts: Mapping[str, list[_Layout]], max_shard_bytes: int | None)
     }
 
 
-def _prepare(directory: Path, written: set[str]) -> None:
+def _prepare(directory: Path, written: set[str], names: FileNames) -> None:
     """Makes the directory. CheckpointError when it already holds what would contradict the files to be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -137,7 +139,7 @@ def _prepare(directory: Path, written: set[str]) -> None:
     except OSError as error:
         raise CheckpointError(f"{directory}: cannot be made a directory ({error.strerror})") from None
     for name in present:
-        if name not in written and (name in (SINGLE_FILE, INDEX) or part_of(name)):
+        if name not in written and (name in (names.single, names.index, *preferred_configs(names)) or part_of(name)):
             raise CheckpointError(f"{directory}: already holds {name}, which would contradict the new files; remove it first")
 
 

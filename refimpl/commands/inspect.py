@@ -108,15 +108,18 @@ def lint_(source: str, as_json: bool) -> int:
 
 
 def _card_table(cards: dict[str, dict[str, Any]]) -> Table:
-    keys = list(next(iter(cards.values())))
-    return table(["", *cards], ([key, *(format_value(facts[key]) for facts in cards.values())] for key in keys))
+    return table(["", *cards], _rows(cards))
 
 
 def _markdown(cards: dict[str, dict[str, Any]]) -> str:
     header = ["| |" + "|".join(f" {name} " for name in cards) + "|", "|---|" + "---|" * len(cards)]
-    keys = next(iter(cards.values()))
-    cells = ([format_value(facts[key]).replace("\n", "<br>") for facts in cards.values()] for key in keys)
-    return "\n".join(header + [f"| {key} | " + " | ".join(row) + " |" for key, row in zip(keys, cells, strict=True)])
+    return "\n".join(header + ["| " + " | ".join(row).replace("\n", "<br>") + " |" for row in _rows(cards)])
+
+
+def _rows(cards: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Every fact of any card, in the order of the card with the most, and what each says of it."""
+    keys = dict.fromkeys(key for facts in sorted(cards.values(), key=len, reverse=True) for key in facts)
+    return [[key, *(format_value(facts.get(key, "")) for facts in cards.values())] for key in keys]
 
 
 def _draw(drawn: Table, path: Path, title: str) -> None:

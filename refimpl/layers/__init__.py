@@ -13,8 +13,14 @@ from refimpl.layers.attention import attention, attention_online, soft_cap
 from refimpl.layers.cache import ring_append, ring_order
 from refimpl.layers.embedding import embedding, lm_head
 from refimpl.layers.experts import expert_mixture, routed_experts
+from refimpl.layers.fp8 import fp8_block_decode, fp8_block_encode
+from refimpl.layers.indexer import index_scores, key_selection
+from refimpl.layers.int4 import int4_group_decode, int4_group_encode
+from refimpl.layers.latent_attention import expand_latent, latent_attention, latent_attention_expanded
+from refimpl.layers.loss import cross_entropy, multi_token_loss
 from refimpl.layers.mask import attention_mask, causal_mask, chunked_mask, padding_mask, sliding_window_mask
 from refimpl.layers.mlp import clamped_swiglu, geglu, gelu, linear, sigmoid, sigmoid_gate, silu, swiglu
+from refimpl.layers.multi_token import multi_token_input
 from refimpl.layers.norm import l2_norm, layer_norm, rms_norm
 from refimpl.layers.position import (
     grok_yarn_rope_frequencies,
@@ -30,6 +36,7 @@ from refimpl.layers.position import (
     token_order,
     yarn_attention_factor,
     yarn_rope_frequencies,
+    yarn_softmax_factor,
 )
 from refimpl.layers.quantization import mxfp4_decode, mxfp4_encode
 from refimpl.layers.router import (
@@ -39,6 +46,7 @@ from refimpl.layers.router import (
     top_k_sigmoid_router,
     top_k_softmax_router,
 )
+from refimpl.layers.sampling import sample_token, speculative_accept, token_distribution
 
 VOCABULARY: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -66,6 +74,10 @@ VOCABULARY: dict[str, Callable[..., Any]] = {
         chunked_mask,
         attention_mask,
         attention,
+        expand_latent,
+        latent_attention,
+        index_scores,
+        key_selection,
         soft_cap,
         linear,
         silu,
@@ -82,8 +94,15 @@ VOCABULARY: dict[str, Callable[..., Any]] = {
         top_k_sigmoid_router,
         routed_experts,
         mxfp4_decode,
+        fp8_block_decode,
+        int4_group_decode,
         embedding,
         lm_head,
+        multi_token_input,
+        cross_entropy,
+        multi_token_loss,
+        token_distribution,
+        speculative_accept,
     )
 }
 
@@ -95,12 +114,22 @@ __all__ = [
     "causal_mask",
     "chunked_mask",
     "clamped_swiglu",
+    "cross_entropy",
     "embedding",
+    "expand_latent",
     "expert_mixture",
+    "fp8_block_decode",
+    "fp8_block_encode",
     "geglu",
     "gelu",
     "grok_yarn_rope_frequencies",
+    "index_scores",
+    "int4_group_decode",
+    "int4_group_encode",
+    "key_selection",
     "l2_norm",
+    "latent_attention",
+    "latent_attention_expanded",
     "layer_norm",
     "linear",
     "linear_rope_frequencies",
@@ -108,6 +137,8 @@ __all__ = [
     "lm_head",
     "log_floor_temperature",
     "log_length_temperature",
+    "multi_token_input",
+    "multi_token_loss",
     "mxfp4_decode",
     "mxfp4_encode",
     "padding_mask",
@@ -119,6 +150,7 @@ __all__ = [
     "rope_frequencies",
     "rotary_embedding",
     "routed_experts",
+    "sample_token",
     "sigmoid",
     "sigmoid_gate",
     "sigmoid_router",
@@ -127,11 +159,14 @@ __all__ = [
     "soft_cap",
     "softcapped_softmax_router",
     "softmax_top_k_router",
+    "speculative_accept",
     "swiglu",
     "theta_scaled_rope_frequencies",
+    "token_distribution",
     "token_order",
     "top_k_sigmoid_router",
     "top_k_softmax_router",
     "yarn_attention_factor",
     "yarn_rope_frequencies",
+    "yarn_softmax_factor",
 ]

@@ -209,14 +209,24 @@ def _validated(
     B, T, H, S, G = (sizes[letter] for letter in "BTHSG")
     if G == 0 or H % G:
         raise ValueError(f"{layer}: q has {H} heads and k has {G}, but query heads must be a multiple of key heads")
-    if bias is not None:
-        try:
-            bias = np.broadcast_to(bias, (B, H, T, S))
-        except ValueError:
-            message = f"{layer}: bias has shape {bias.shape} but needs one broadcastable to {(B, H, T, S)}"
-            raise ValueError(message) from None
+    q_order, k_order = default_places(layer, B, T, S, q_order, k_order)
+    return q_order, k_order, spread_bias(layer, bias, (B, H, T, S))
+
+
+def default_places(layer: str, B: int, T: int, S: int, q_order: Array | None, k_order: Array | None) -> tuple[Array, Array]:
+    """The places of queries and keys where they are not given: the queries are the last T of S keys."""
     if (q_order is None or k_order is None) and T > S:
         raise ValueError(f"{layer}: {T} queries but {S} keys: without q_order and k_order the queries are the last keys")
     default_k = np.broadcast_to(np.arange(S), (B, S))
     default_q = np.broadcast_to(np.arange(S - T, S), (B, T))
-    return (default_q if q_order is None else q_order, default_k if k_order is None else k_order, bias)
+    return default_q if q_order is None else q_order, default_k if k_order is None else k_order
+
+
+def spread_bias(layer: str, bias: Array | None, shape: tuple[int, ...]) -> Array | None:
+    """A bias on the logits, in their shape [B, H, T, S]."""
+    if bias is None:
+        return None
+    try:
+        return np.broadcast_to(bias, shape)
+    except ValueError:
+        raise ValueError(f"{layer}: bias has shape {bias.shape} but needs one broadcastable to {shape}") from None

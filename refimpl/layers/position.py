@@ -216,15 +216,27 @@ def yarn_attention_factor(factor: float, *, mscale: float | None = None, mscale_
     """
     check_numbers("yarn_attention_factor", factor=factor, above=0)
     check_numbers("yarn_attention_factor", mscale=mscale or 0, mscale_all_dim=mscale_all_dim or 0)
-
-    def m(scale: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
-
     if not (mscale and mscale_all_dim):
-        return m(1.0)
-    if m(mscale_all_dim) == 0:
+        return _magnitude(factor, 1.0)
+    divisor = _magnitude(factor, mscale_all_dim)
+    if divisor == 0:
         raise ValueError(f"yarn_attention_factor: mscale_all_dim is {mscale_all_dim}, which makes the divisor 0")
-    return m(mscale) / m(mscale_all_dim)
+    return _magnitude(factor, mscale) / divisor
+
+
+def yarn_softmax_factor(factor: float, *, mscale_all_dim: float | None = None) -> float:
+    """The number that YaRN multiplies the scale of latent attention by, over whole heads and not their rotated part alone.
+
+    result = m(factor, mscale_all_dim)² when mscale_all_dim is given and not zero, else 1; m as in `yarn_attention_factor`
+
+    Rules: R1  it comes on top of the factor on cos and sin, of which it is no part.
+    Pitfalls: mla-yarn-softmax-mscale-missing, mla-v2-mscale-all-dim-lost-in-refactor; in any other attention it is wrong
+      (yarn-softmax-scale-on-non-mla).
+    Source: DeepSeek-V3 release.
+    """
+    check_numbers("yarn_softmax_factor", factor=factor, above=0)
+    check_numbers("yarn_softmax_factor", mscale_all_dim=mscale_all_dim or 0)
+    return _magnitude(factor, mscale_all_dim) ** 2 if mscale_all_dim else 1.0
 
 
 def rope_cos_sin(positions: Array, inv_freq: Array, *, attention_factor: float = 1.0) -> tuple[Array, Array]:
@@ -359,10 +371,12 @@ def log_floor_temperature(
 
     Shapes: positions int [B, T], floor in tokens; result [B, T] in `dtype`, for `attention(temperature=)`.
     Rules:
-      R1  with offset 1 the first step is at position floor - 1.
+      R1  with offset 1 the first step is at position floor - 1, with offset 0 at position floor.
       R2  no position is negative (padding counts as 0): one that is, is an error.
     Dtype: T1  float32 in released models. This function computes in `dtype`.
-    Source: Nakanishi, arXiv:2501.19399; Llama 4 release (`attn_scale`, `floor_scale`, layers without positions).
+    Pitfalls: the offset of Llama 4 where there is none.
+    Source: Nakanishi, arXiv:2501.19399; Llama 4 release (`attn_scale`, `floor_scale`, layers without positions; offset 1);
+      Mistral Large 3 release (`llama_4_scaling`, all layers; offset 0).
     """
     check("log_floor_temperature", positions=(positions, "BT"))
     check_integers("log_floor_temperature", positions=positions)
@@ -374,6 +388,11 @@ def log_floor_temperature(
         raise ValueError(f"log_floor_temperature: position {positions.min()} is negative, but a temperature needs 0 or more")
     steps = (positions.astype(np.int64) + offset) // floor
     return 1 + np.asarray(scale, dtype) * np.log(1 + steps.astype(dtype))
+
+
+def _magnitude(factor: float, scale: float) -> float:
+    """m of `yarn_attention_factor`."""
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def _yarn_dimension(rotary_dim: int, theta: float, original_max_position_embeddings: int, turns: float) -> float:

@@ -1,6 +1,8 @@
-"""Quantised storage: numbers in a few bits with shared scales, as releases store their weights."""
+"""Quantised storage in MXFP4, and what the other formats (`refimpl.layers.fp8`, `refimpl.layers.int4`) share with it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +38,7 @@ def mxfp4_decode(blocks: Array, scales: Array, *, dtype: npt.DTypeLike = np.floa
     _check_bytes("mxfp4_decode", blocks=blocks, scales=scales)
     if blocks.shape[-1] != BLOCK // 2 or blocks.shape[:-1] != scales.shape:
         raise ValueError(f"mxfp4_decode: blocks have shape {blocks.shape} but scales {scales.shape} need {(*scales.shape, 16)}")
-    if np.dtype(dtype) not in [FORMATS[name] for name in DECODED]:
-        raise ValueError(f"mxfp4_decode: dtype is {np.dtype(dtype)} but must be one of {', '.join(DECODED)}")
+    check_decoded("mxfp4_decode", dtype)
     codes = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*scales.shape, BLOCK)
     with np.errstate(over="ignore"):
         powers = np.ldexp(np.ones((), dtype), np.arange(256) - SCALE_BIAS).astype(dtype)
@@ -72,17 +73,27 @@ def mxfp4_encode(x: Array) -> tuple[Array, Array]:
     nonzero = blocks.any(axis=-1)
     powers = np.where(nonzero, np.clip(exponents - 1 - LARGEST_EXPONENT, -SCALE_BIAS, SCALE_NAN - 1 - SCALE_BIAS), -SCALE_BIAS)
     magnitudes = np.ldexp(np.abs(blocks), -powers[..., None])
-    codes = _nearest_code(magnitudes) + 8 * np.signbit(blocks)
+    codes = nearest_code(magnitudes, E2M1[:8]) + 8 * np.signbit(blocks)
     packed = codes[..., 0::2] | codes[..., 1::2] << 4
     return packed.astype(np.uint8), (powers + SCALE_BIAS).astype(np.uint8)
 
 
-def _nearest_code(magnitudes: Array) -> Array:
-    """0 .. 7, ties to the even code, whose mantissa is even (R1)."""
-    positive = E2M1[:8]
-    borders = (positive[1:] + positive[:-1]) / 2
+def nearest_code(magnitudes: Array, numbers: Array) -> Array:
+    """Which of the increasing `numbers` is nearest; of two the one of the even code, whose mantissa is even."""
+    borders = (numbers[1:] + numbers[:-1]) / 2
     above, reached = (np.searchsorted(borders, magnitudes, side=side) for side in ("left", "right"))
     return np.where(above == reached, above, above + above % 2)
+
+
+def check_decoded(layer: str, dtype: npt.DTypeLike) -> None:
+    """Require a format that numbers are decoded to."""
+    if np.dtype(dtype) not in [FORMATS[name] for name in DECODED]:
+        raise ValueError(f"{layer}: dtype is {np.dtype(dtype)} but must be one of {', '.join(DECODED)}")
+
+
+def decoding_format(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """The format in which codes are multiplied by scales, before the product is cast to `dtype`."""
+    return FORMATS["float64" if np.dtype(dtype) == np.float64 else "float32"]
 
 
 def _check_bytes(layer: str, **arrays: Array) -> None:

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from refimpl.blueprint import Blueprint
-from refimpl.storage import Layout, Mxfp4, Part, Shape, Stacked, Stored, Tensor, Transposed
+from refimpl.quantized_storage import Mxfp4
+from refimpl.storage import Layout, Part, Shape, Stacked, Stored, Tensor, Transposed
 
 # Makes the recipe of a parameter of a layer from that layer's prefix on disk and the parameter's shape.
 Recipe = Callable[[str, Shape], Stored]
+# Makes the recipe of a quantised release from a parameter's name, its shape and its recipe in floats.
+Quantised = Callable[[str, Shape, Stored], Stored]
 
 # The name of a part of a layer here -> on disk, for the descendants of Llama.
 LAYER_PARTS: Mapping[str, str | Recipe] = {
@@ -18,6 +21,14 @@ LAYER_PARTS: Mapping[str, str | Recipe] = {
     "mlp_norm": "post_attention_layernorm",
     "mlp": "mlp",
 }
+# The same of a module for multi-token prediction, whose layer follows the model's on disk, and its copies of the tables.
+MODULE_PARTS: Mapping[str, str | Recipe] = {
+    "enorm": "enorm",
+    "hnorm": "hnorm",
+    "eh_proj": "eh_proj",
+    "norm": "shared_head.norm",
+}
+MODULE_COPIES = {"embed_tokens": "embedding", "shared_head.head": "head"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +36,8 @@ class Disk:
     """The prefixes of a model's parts on disk.
 
     layer_parts: of parts of a layer, within it; the longest name that fits counts, and it may be that of one parameter or a
-      `Recipe`. ignored: patterns of tensors that are no parameters of the model.
+      `Recipe`. ignored: patterns of tensors that are no parameters of the model. quantised: which of the parameters are stored
+      in a few bits, and how (`refimpl.models.quantized`).
     """
 
     layer_parts: Mapping[str, str | Recipe] = field(default_factory=lambda: LAYER_PARTS)
@@ -35,23 +47,37 @@ class Disk:
     final_norm: str = "model.norm"
     head: str = "lm_head"
     ignored: tuple[str, ...] = ()
+    quantised: Quantised | None = None
 
     def layout(self, blueprint: Blueprint) -> Layout:
         """The recipes of all parameters of `blueprint`; a tied head may be stored as well."""
         shapes = blueprint.parameters()
         copies = {f"{self.head}.weight": f"{self.embedding}.weight"} if blueprint.head.tied else {}
-        sources = {name: self._source(name, shape) for name, shape in shapes.items()}
-        return Layout(sources=sources, ignored=self.ignored, copies=copies)
+        count = len(blueprint.layers)
+        sources = {name: self._stored(name, shape, count) for name, shape in shapes.items()}
+        modules = tuple(self._module_copies(blueprint, count + index) for index in range(len(blueprint.multi_token)))
+        return Layout(sources=sources, ignored=self.ignored, copies=copies, module_copies=modules)
 
-    def _source(self, name: str, shape: Shape) -> Stored:
+    def _source(self, name: str, shape: Shape, count: int) -> Stored:
         part, rest = name.split(".", 1)
-        if part != "layers":
+        if part not in ("layers", "multi_token"):
             return Tensor(f"{getattr(self, part)}.{rest}")
         index, inner = rest.split(".", 1)
+        parts = self.layer_parts
+        if part == "multi_token":
+            index, inner, parts = str(count + int(index)), inner.removeprefix("layer."), {**parts, **MODULE_PARTS}
         prefix = f"{self.layers}.{index}."
-        fitting = max((known for known in self.layer_parts if f"{inner}.".startswith(f"{known}.")), key=len)
-        target = self.layer_parts[fitting]
+        fitting = max((known for known in parts if f"{inner}.".startswith(f"{known}.")), key=len)
+        target = parts[fitting]
         return target(prefix, shape) if callable(target) else Tensor(prefix + target + inner.removeprefix(fitting))
+
+    def _module_copies(self, blueprint: Blueprint, index: int) -> dict[str, str]:
+        tables = {"embedding": self.embedding, "head": self.embedding if blueprint.head.tied else self.head}
+        return {f"{self.layers}.{index}.{copy}.weight": f"{tables[table]}.weight" for copy, table in MODULE_COPIES.items()}
+
+    def _stored(self, name: str, shape: Shape, count: int) -> Stored:
+        source = self._source(name, shape, count)
+        return source if self.quantised is None else self.quantised(name, shape, source)
 
 
 def stacked(name: str) -> Recipe:

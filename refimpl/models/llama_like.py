@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from refimpl.blocks import Attention, ChannelMixer, Embedding, GatedMLP, Head, Layer, Norm, RMSNorm
+from refimpl.blocks import ChannelMixer, Embedding, GatedMLP, Head, Layer, MultiToken, Norm, RMSNorm, TokenMixer
 from refimpl.blocks.mlp import Activation
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
@@ -91,7 +91,7 @@ def gated_mlp(
 
 
 def pre_norm_layers(
-    config: Config, mixers: Sequence[Attention], mlps: Sequence[ChannelMixer], *, norm: Norm | None = None
+    config: Config, mixers: Sequence[TokenMixer], mlps: Sequence[ChannelMixer], *, norm: Norm | None = None
 ) -> tuple[Layer, ...]:
     """Layers with a norm before each branch, a plain RMSNorm unless it is given."""
     norm = norm or RMSNorm(size=config.positive("hidden_size"), eps=norm_eps(config))
@@ -109,6 +109,7 @@ def assemble(
     embedding_scale: float | None = None,
     logit_scale: float | None = None,
     logit_softcap: float | None = None,
+    multi_token: tuple[MultiToken, ...] = (),
 ) -> Blueprint:
     """The blueprint around the layers: embedding, final norm (a plain RMSNorm unless it is given), head. Ends the reading.
 
@@ -126,5 +127,6 @@ def assemble(
         head=Head(vocab_size=vocab_size, hidden_size=hidden_size, tied=tied, scale=logit_scale, softcap=logit_softcap),
         layouts=(),
         config=config.values,
+        multi_token=multi_token,
     )
     return replace(blueprint, layouts=tuple(disk.layout(blueprint) for disk in disks))

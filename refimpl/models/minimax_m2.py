@@ -15,6 +15,7 @@ from refimpl.blueprint import Blueprint
 from refimpl.config import Config
 from refimpl.models.llama_like import assemble, head_counts, norm_eps, pre_norm_layers
 from refimpl.models.moe_like import experts_per_token, gated_experts, moe_disks
+from refimpl.models.quantized import quantized
 from refimpl.models.rope_config import read_rope
 
 PARTS = {
@@ -39,7 +40,7 @@ def minimax_m2(config: Config) -> Blueprint:
     head_dim             default 128
     rotary_dim           on the hub, partial_rotary_factor as transformers 5 writes it; default all of a head
     num_local_experts, num_experts_per_tok, intermediate_size (of an expert), tie_word_embeddings
-    quantization_config  nothing or fp8, which says how the tensors are stored and changes nothing here
+    quantization_config  how the weights are stored as published, fp8 in the release (`refimpl.models.quantized`)
     use_qk_norm, qk_norm_type, use_routing_bias, scoring_func, shared_intermediate_size, attn_type_list: as released
     use_mtp, num_mtp_modules, mtp_transformer_layers: no such modules are published
     """
@@ -48,7 +49,8 @@ def minimax_m2(config: Config) -> Blueprint:
     config.ignore("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
     config.ignore("use_mtp", "num_mtp_modules", "mtp_transformer_layers")
     layers = pre_norm_layers(config, [_attention(config)] * count, [_moe(config)] * count)
-    disks = moe_disks(PARTS, HELD_PARTS, experts="block_sparse_moe.experts", matrices=("w1", "w3", "w2"))
+    published, held = moe_disks(PARTS, HELD_PARTS, experts="block_sparse_moe.experts", matrices=("w1", "w3", "w2"))
+    disks = (*quantized(config, published), held)
     return assemble(config, layers, tied=config.take("tie_word_embeddings", bool, False), disks=disks)
 
 
@@ -56,8 +58,9 @@ def _attention(config: Config) -> Attention:
     heads, kv_heads = head_counts(config, default_kv_heads=8)
     head_dim = config.bounded("head_dim", config.take("head_dim", int, 128), at_least=1)
     rotary_dim = config.optional_positive("rotary_dim")
-    share = 1.0 if rotary_dim is None else rotary_dim / head_dim
-    rope = read_rope(config, head_dim=head_dim, default_theta=5e6, partial=True, default_share=share)
+    if rotary_dim is not None and (rotary_dim > head_dim or rotary_dim % 2):
+        raise ValueError(f"config: rotary_dim is {rotary_dim} but needs an even number of at most head_dim = {head_dim}")
+    rope = read_rope(config, head_dim=head_dim, default_theta=5e6, partial=True, default_dim=rotary_dim)
     if rotary_dim not in (None, rope.rotary_dim):
         raise ValueError(f"config: rotary_dim is {rotary_dim} but partial_rotary_factor makes it {rope.rotary_dim}")
     return Attention(
@@ -93,6 +96,3 @@ def _as_released(config: Config, count: int) -> None:
     kinds = config.optional("attn_type_list", list)
     if kinds is not None and kinds != [1] * count:
         raise ValueError(f"config: attn_type_list is {kinds} but needs 1 (softmax attention) for each of the {count} layers")
-    quantised = config.optional("quantization_config", dict)
-    if quantised is not None and quantised.get("quant_method") != "fp8":
-        raise ValueError(f"config: quant_method is {quantised.get('quant_method')!r} but 'minimax_m2' supports 'fp8'")

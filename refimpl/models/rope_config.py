@@ -7,7 +7,7 @@ from typing import Any
 
 from refimpl.blocks import Linear, Llama3, Rope, Yarn
 from refimpl.config import Config
-from refimpl.layers import yarn_attention_factor
+from refimpl.layers import yarn_attention_factor, yarn_softmax_factor
 
 Scaling = Linear | Llama3 | Yarn | None
 
@@ -18,21 +18,23 @@ def read_rope(
     head_dim: int,
     default_theta: float,
     partial: bool = False,
-    default_share: float = 1.0,
+    default_dim: int | None = None,
     default_scaling: Mapping[str, Any] | None = None,
+    beside: tuple[str, ...] = (),
 ) -> Rope:
     """The rotation of all layers of a model that has one.
 
     Keys: rope_theta, rope_scaling {type | rope_type, ...}, rope_parameters {rope_type, rope_theta, ...},
     partial_rotary_factor, max_position_embeddings (the original length where a scaling does not name it). Where two keys
     say the same thing they must agree. partial: whether the architecture rotates a part of a head where it is told to;
-    default_share: which part where it is not told.
+    default_dim: how many entries where it is not told; absent, all.
     default_scaling: the scaling of an architecture that has one where both keys are null or absent.
+    beside: rotary keys of the architecture that say nothing of the rotation.
     """
     old, new = config.optional("rope_scaling", dict), config.optional("rope_parameters", dict)
     given = _agreed(old, new) or (default_scaling if new is None else None) or {}
     theta = ("rope_theta", default_theta)
-    return _rope(config, given, head_dim=head_dim, theta=theta, partial=partial, default_share=default_share)
+    return _rope(config, given, head_dim=head_dim, theta=theta, partial=partial, default_dim=default_dim, beside=beside)
 
 
 def read_ropes(config: Config, *, head_dim: int, thetas: Mapping[str, tuple[str, float]]) -> dict[str, Rope]:
@@ -66,32 +68,50 @@ def _rope(
     head_dim: int,
     theta: tuple[str, float],
     partial: bool = False,
-    default_share: float = 1.0,
+    default_dim: int | None = None,
+    beside: tuple[str, ...] = (),
 ) -> Rope:
     """The rotation that `parameters` describe, with the base under the top-level key theta[0], by default theta[1]."""
     max_positions = config.optional_positive("max_position_embeddings")
     keys = Config({"model_type": config.name, **parameters})
-    base = keys.bounded("rope_theta", _either(config, keys, "rope_theta", theta[1], outer_name=theta[0]), above=0)
-    share = keys.bounded("partial_rotary_factor", _either(config, keys, "partial_rotary_factor", default_share), above=0)
-    if share > 1 or (share < 1 and not partial):
-        raise ValueError(f"config: partial_rotary_factor is {share} but {config.name!r} rotates whole heads")
-    rotary_dim = int(head_dim * share)
-    if rotary_dim < 2 or rotary_dim % 2:
-        raise ValueError(f"config: {rotary_dim} of {head_dim} entries of a head are to be rotated, but they go in pairs")
+    told = _either(config, keys, "rope_theta", outer_name=theta[0])
+    base = keys.bounded("rope_theta", theta[1] if told is None else told, above=0)
+    rotary_dim = _rotary_dim(config, keys, head_dim, partial=partial, default=default_dim or head_dim)
     scaling = _scaling(keys, base, max_positions)
+    keys.ignore(*beside)
     keys.finish()
     return Rope(rotary_dim=rotary_dim, theta=base, scaling=scaling)
 
 
-def _either(config: Config, keys: Config, name: str, default: float, *, outer_name: str | None = None) -> float:
-    """A key that stands at the top level (there under `outer_name`), among the rotary keys, or equal in both."""
+def _rotary_dim(config: Config, keys: Config, head_dim: int, *, partial: bool, default: int) -> int:
+    """How many entries of a head are rotated, from `partial_rotary_factor` where there is one."""
+    name = "partial_rotary_factor"
+    share = _either(config, keys, name)
+    if share is None:
+        if default % 2:
+            raise ValueError(f"config: {default} of {head_dim} entries of a head are to be rotated, but they go in pairs")
+        return default
+    keys.bounded(name, share, above=0)
+    if share > 1 or (share < 1 and not partial):
+        need = "needs at most 1" if partial else f"{config.name!r} rotates whole heads"
+        raise ValueError(f"config: {name} is {share} but {need}")
+    rotary_dim = int(head_dim * share)
+    if rotary_dim < 2 or rotary_dim % 2:
+        raise ValueError(
+            f"config: {name} is {share}, which makes {rotary_dim} of {head_dim} entries rotate, but they go in pairs"
+        )
+    return rotary_dim
+
+
+def _either(config: Config, keys: Config, name: str, *, outer_name: str | None = None) -> float | None:
+    """A key that stands at the top level (there under `outer_name`), among the rotary keys, or equal in both; None: nowhere."""
     outer_name = outer_name or name
     outer, inner = config.optional(outer_name, float), keys.optional(name, float)
     if outer is not None and inner is not None and outer != inner:
         raise ValueError(
             f"config: {outer_name} is {outer} at the top level but {inner} among the rotary keys; one of them must go"
         )
-    return next((value for value in (inner, outer) if value is not None), default)
+    return outer if inner is None else inner
 
 
 def _scaling(keys: Config, theta: float, max_positions: int | None) -> Scaling:
@@ -143,6 +163,7 @@ def _yarn(keys: Config, theta: float, max_positions: int | None) -> Yarn:
         beta_slow=_positive(keys, "beta_slow", 1.0 if slow is None else slow),
         truncate=keys.take("truncate", bool, True),
         attention_factor=_positive(keys, "attention_factor", attention_factor),
+        softmax_factor=yarn_softmax_factor(factor, mscale_all_dim=mscale_all_dim),
     )
 
 

@@ -14,7 +14,12 @@ from refimpl.layers.attention import attention_logits, masked_softmax, mix_value
 from refimpl.numerics import FORMATS
 from tests.conformance.computing import computing_in
 from tests.conformance.gate_faults import GATE_FAULTS, GATE_FAULTS_OF_SOME_FORMATS
+from tests.conformance.indexer_faults import INDEXER_FAULTS
+from tests.conformance.latent_faults import LATENT_FAULTS
+from tests.conformance.multi_token_faults import MULTI_TOKEN_FAULTS
+from tests.conformance.quantization_faults import QUANTIZATION_FAULTS
 from tests.conformance.router_faults import ROUTER_FAULTS, ROUTER_FAULTS_OF_SOME_FORMATS
+from tests.conformance.sampling_faults import SAMPLING_FAULTS
 
 wide = computing_in(np.float32)
 
@@ -339,6 +344,10 @@ FAULTS = {
     "last position missing": ("position_embedding", last_row_is_missing),
     **ROUTER_FAULTS,
     **GATE_FAULTS,
+    **INDEXER_FAULTS,
+    **LATENT_FAULTS,
+    **SAMPLING_FAULTS,
+    **MULTI_TOKEN_FAULTS,
 }
 # Those of functions that exist in the wide formats alone.
 WIDE_FAULTS = {
@@ -355,4 +364,4 @@ WIDE_FAULTS = {
     "linear scaling ignored": ("linear_rope_frequencies", scaling_ignored),
 }
 # Those that exist in some formats alone: the formats too.
-FAULTS_OF_SOME_FORMATS = {**ROUTER_FAULTS_OF_SOME_FORMATS, **GATE_FAULTS_OF_SOME_FORMATS}
+FAULTS_OF_SOME_FORMATS = {**ROUTER_FAULTS_OF_SOME_FORMATS, **GATE_FAULTS_OF_SOME_FORMATS, **QUANTIZATION_FAULTS}

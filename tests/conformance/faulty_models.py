@@ -10,6 +10,7 @@ import numpy as np
 
 import refimpl
 from conformance.backends import numpy as specification
+from tests.conformance.faulty_latent_models import FAULTY_LATENT_MODELS, with_mixer
 
 
 def with_config(**changes):
@@ -63,6 +64,14 @@ def branches_added(directory):
     return replace(model, blueprint=replace(model.blueprint, layers=layers))
 
 
+def _counting_from_one(mixer):
+    return replace(mixer, temperature=replace(mixer.temperature, offset=1))
+
+
+def _scaled_by_yarn(mixer):
+    return replace(mixer, scale=mixer.scale * (1 + 0.1 * np.log(mixer.rope.scaling.factor)) ** 2)
+
+
 def padding_ignored(engine, tokens, cache, attention_mask):
     return engine(tokens, cache)
 
@@ -95,8 +104,12 @@ FAULTY_MODELS = {
     "temperature ignored": ("grok", with_config(attn_temperature_len=-1)),
     "original taken for YaRN": ("grok", with_config(rope_type="yarn")),
     "branches added and not averaged": ("grok", branches_added),
+    "temperature counts from 1": ("mistral4", with_mixer(_counting_from_one)),
+    "one eps for all norms": ("mistral4", with_mixer(lambda mixer: replace(mixer, norm_eps=0.2))),
+    "YaRN scales though it must not": ("mistral_large3", with_mixer(_scaled_by_yarn)),
     "padding ignored": ("smollm3", wrapped(padding_ignored)),
     "positions count padding": ("qwen3", wrapped(positions_count_padding)),
     "decoding rotates one place early": ("smollm3", wrapped(decode_one_place_early)),
     "logits of the last token only": ("qwen3", wrapped(logits_of_the_last_token)),
+    **{label: ("deepseek_v3", load) for label, load in FAULTY_LATENT_MODELS.items()},
 }

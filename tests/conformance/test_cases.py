@@ -16,6 +16,9 @@ from conformance.family import LayerCase
 from conformance.readings import InFormat
 from conformance.strategies import layer_cases
 
+# What is selected or decoded may be infinite, or not a number.
+CALCULATED = sorted(name for name in FAMILIES if not FAMILIES[name].exact)
+
 
 def test_ids_are_unique_and_follow_the_grammar():
     ids = [case.id for case in cases()]
@@ -37,7 +40,7 @@ def test_an_id_makes_the_same_case_again():
         assert again.id == case.id
         if isinstance(case, LayerCase):
             for name, array in case.arrays.items():
-                assert np.array_equal(array, again.arrays[name])
+                assert array.tobytes() == again.arrays[name].tobytes()
 
 
 @pytest.mark.parametrize("function", FAMILIES)
@@ -51,7 +54,7 @@ def test_a_drawn_id_spells_out_the_whole_case(function):
         assert isinstance(again, LayerCase)
         assert again.id == case.id
         assert again.arrays.keys() == case.arrays.keys()
-        assert all(np.array_equal(again.arrays[name], array) for name, array in case.arrays.items())
+        assert all(again.arrays[name].tobytes() == array.tobytes() for name, array in case.arrays.items())
         options = {name: value for name, value in case.options.items() if not isinstance(value, np.ndarray)}
         assert options == {name: again.options[name] for name in options}
 
@@ -59,7 +62,7 @@ def test_a_drawn_id_spells_out_the_whole_case(function):
 
 
 @settings(max_examples=150, deadline=None, database=None, derandomize=True)
-@given(st.sampled_from(sorted(FAMILIES)).flatmap(lambda name: layer_cases(name, FAMILIES[name].dtypes[-1])))
+@given(st.sampled_from(CALCULATED).flatmap(lambda name: layer_cases(name, FAMILIES[name].dtypes[-1])))
 def test_drawn_cases_fit_their_dtype(case):
     outputs = case.evaluate(InFormat("float16"))
     assert all(np.isfinite(output).all() for output in outputs if output.dtype.kind == "f")

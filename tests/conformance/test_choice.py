@@ -7,9 +7,9 @@ import pytest
 
 from conformance import run
 from conformance.backend import as_backend
-from conformance.blocks import BLOCKS, block_cases
+from conformance.blocks import BLOCKS, block_cases, evaluate_block
 from conformance.cases import FAMILIES
-from conformance.choice import drawn_until, favouring, stands
+from conformance.choice import border_stands, drawn_until, favouring, favouring_kept, stands
 from conformance.judge import expect
 from conformance.readings import Exact, InFormat, Nearby, Perturbed
 from conformance.results import ROUTERS, check_result
@@ -49,6 +49,27 @@ def test_hidden_experts_may_be_chosen_in_any_order_after_the_others():
 def test_what_is_no_choice_is_not_favoured(chosen):
     scores = np.array([[1.0, 1.0, 1.0]])
     assert favouring(scores, chosen) is scores
+
+
+def test_the_favoured_of_equal_keys_are_kept_and_nothing_else_changes():
+    scores = np.array([[[1.0, 3.0, 3.0, 3.0, 0.0]]])
+    for columns in ([2, 3], [1, 3], [1, 2]):
+        kept = np.full((1, 1, 1, 5), -np.inf)
+        kept[..., columns] = 0
+        favoured = favouring_kept(scores, kept)
+        assert np.array_equal(layers.key_selection(favoured, top_k=2, causal=False), kept)
+        assert np.abs(favoured - scores).max() < 1e-13
+    wrong = np.where(np.arange(5) < 2, 0, -np.inf)[None, None, None]
+    assert not np.array_equal(layers.key_selection(favouring_kept(scores, wrong), top_k=2, causal=False), wrong)
+    assert favouring_kept(scores, wrong[0]) is scores
+
+
+def test_a_set_stands_with_its_border_whatever_its_order():
+    clear, order, border = [5.0, 4.0, 3.0, 0.0], [5.0, 4.95, 3.0, 0.0], [5.0, 4.0, 3.95, 0.0]
+    assert border_stands(np.array([clear, order, border]), 2, 2.0**-8).tolist() == [True, True, False]
+    assert border_stands(np.array([border]), 2, 2.0**-11).all()
+    assert border_stands(np.array([border, [5.0, 5.0, -np.inf, -np.inf]]), 4, 1.0).all()
+    assert border_stands(np.array([[5.0, -np.inf, -np.inf], [5.0, 5.0, -np.inf]]), 2, 1.0).all()
 
 
 def test_a_choice_stands_with_its_order_and_its_border():
@@ -107,6 +128,25 @@ def test_no_reading_of_a_block_chooses_otherwise(dtype):
             assert np.array_equal(chosen(reading), truth), (case.id, type(reading).__name__)
         for seed in range(6):
             assert np.array_equal(chosen(InFormat(dtype, seed)), chosen(Nearby(dtype, seed))), (case.id, seed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_reading_of_a_block_selects_other_keys(dtype):
+    cases = [case for case in block_cases(dtype) if "indexer" in case.id]
+    assert len(cases) == 4
+    for case in cases:
+
+        def kept(reading, case=case):
+            ops = Traced(reading.ops())
+            evaluate_block(case.block, case.inputs(reading), ops, reading, past=case.past, ring=False, cast=reading.cast)
+            return np.asarray(ops.values["indexer.selection"])
+
+        truth = kept(Exact(dtype))
+        assert ((truth == 0).sum(axis=-1) == case.block.indexer.top_k).any()
+        for reading in (*_own_readings(dtype), *(Perturbed(dtype, seed) for seed in range(4))):
+            assert np.array_equal(kept(reading), truth), (case.id, type(reading).__name__)
+        for seed in range(6):
+            assert np.array_equal(kept(InFormat(dtype, seed)), kept(Nearby(dtype, seed))), (case.id, seed)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_a_case_whose_inputs_overflow_the_dtype_is_refused():
 def test_the_floor_of_the_noise_is_an_ulp_of_the_output():
     noise = rounding_noise(np.array([0.25, -4.0]), "bfloat16")
     assert noise.maximum == pytest.approx(4 * 2**-7)
-    assert noise.rms == pytest.approx(2**-8 * np.sqrt((16 + 1 / 16) / 2))
+    assert noise.rms == pytest.approx(2**-8 * (1 + 1 / np.sqrt(2)) * np.sqrt((16 + 1 / 16) / 2))
     assert CONSTANT == 2
 
 

@@ -91,7 +91,8 @@ def test_the_laws_alone_find_what_they_are_about():
 def test_blocks_find_a_fault_through_the_wiring():
     name, function = FAULTS["interleaved for half-split"]
     report = run({name: function}, level="block", dtype="bfloat16")
-    assert {result.layer for result in report.failures()} == {"attention_block", "decoder_layer"}
+    rotating = {"attention_block", "latent_attention_block", "decoder_layer", "multi_token_block"}
+    assert {result.layer for result in report.failures()} == rotating
     assert all("nope" not in result.id for result in report.failures())
     assert {result.layer for result in report.results if result.verdict == "not covered"} >= {"gated_mlp_block", "mlp_block"}
 

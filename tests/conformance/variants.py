@@ -14,8 +14,12 @@ from refimpl.layers.attention import attention_logits
 from refimpl.numerics import low_precision, plain
 from tests.conformance.computing import computing_in, rounding_every_step
 from tests.conformance.expert_variants import EXPERT_VARIANTS
+from tests.conformance.indexer_variants import INDEXER_VARIANTS
+from tests.conformance.latent_variants import LATENT_VARIANTS
+from tests.conformance.multi_token_variants import MULTI_TOKEN_VARIANTS
+from tests.conformance.sampling_variants import SAMPLING_VARIANTS
 
-NOT_OF_FLOATS = ("token_order", "ring_order", "rope_cos_sin", "mxfp4_decode")
+NOT_OF_FLOATS = ("token_order", "ring_order", "rope_cos_sin", "mxfp4_decode", "fp8_block_decode", "int4_group_decode")
 FLOAT_FUNCTIONS = [
     name
     for name in VOCABULARY
@@ -188,4 +192,8 @@ LEGITIMATE = {
         "rotary_embedding": rotary_by_complex_halves,
     },
     **EXPERT_VARIANTS,
+    **INDEXER_VARIANTS,
+    **LATENT_VARIANTS,
+    **SAMPLING_VARIANTS,
+    **MULTI_TOKEN_VARIANTS,
 }

@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -123,6 +124,7 @@ CALLS = {
         8,
     ),
     "routed_experts, gelu": ("routed_experts", (normal(3, T, D), CHOSEN, SHARES, *EXPERTS), {"activation": "gelu_tanh"}, 8),
+    "index_scores": ("index_scores", (normal(B, T, H, K), normal(B, S, K), normal(B, T, H)), {"scale": 0.3}, 3),
     "soft_cap": ("soft_cap", (normal(3, T, D, scale=20),), {"cap": 15.0}, 3),
     "linear": ("linear", (normal(3, T, D), normal(7, D)), {}, 2),
     "linear with bias": ("linear", (normal(3, T, D), normal(7, D), normal(7)), {}, 2),
@@ -135,6 +137,15 @@ CALLS = {
     "embedding": ("embedding", (np.array([[1, 8, 0], [3, 3, 2]]), normal(9, D)), {}, 0),
     "embedding, scaled": ("embedding", (np.array([[1, 8, 0], [3, 3, 2]]), normal(9, D)), {"scale": 11.31}, 3),
     "lm_head": ("lm_head", (normal(B, T, D), normal(9, D)), {"scale": 0.7, "softcap": 4.0}, 6),
+    "multi_token_input": ("multi_token_input", (normal(B, T, D), normal(B, T, D), normal(D, 2 * D)), {}, 6),
+    "token_distribution": ("token_distribution", (LOGITS,), {"temperature": 0.7}, 4),
+    "token_distribution, greedy": ("token_distribution", (LOGITS,), {"temperature": 0.0}, 0),
+    "token_distribution, filters": (
+        "token_distribution",
+        (LOGITS,),
+        {"temperature": 1.5, "top_k": 5, "top_p": 0.7, "min_p": 0.3},
+        4,
+    ),
 }
 
 
@@ -170,6 +181,24 @@ def test_agrees_with_the_specification(call, dtype):
 
 
 @needs_torch
+@pytest.mark.parametrize("dtype", backend.dtypes)
+@pytest.mark.parametrize("ignore_index", [-100, 3])
+@pytest.mark.parametrize("length", [1, 4, 6])
+def test_losses_agree_and_stay_in_float32(length, ignore_index, dtype):
+    logits, targets = 4 * normal(3, B, length, 9), np.random.default_rng(3).integers(0, 9, (B, length))
+    targets[0, : length - 2], targets[1] = ignore_index, np.where(targets[1] == 3, 4, targets[1])
+    for name, values, options in (
+        ("cross_entropy", (logits[0], targets), {}),
+        ("cross_entropy", (logits[0], np.full_like(targets, ignore_index)), {}),
+        ("multi_token_loss", (logits, targets), {"weight": 0.3}),
+        ("multi_token_loss", (logits[:1], targets), {"weight": 0.3}),
+    ):
+        got, exact = both(name, values, {**options, "ignore_index": ignore_index}, FORMATS[dtype])
+        assert (got.shape, got.dtype) == ((), np.float64 if dtype == "float64" else np.float32)
+        assert float(got) == pytest.approx(float(exact), rel=1e-12 if dtype == "float64" else 1e-5)
+
+
+@needs_torch
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_angles_agree(dtype):
     inv_freq = (10000.0 ** -(np.arange(8) / 8)).astype(dtype)
@@ -180,6 +209,17 @@ def test_angles_agree(dtype):
     for result, expected in zip(got, exact, strict=True):
         assert result.dtype == inv_freq.dtype
         assert np.abs(result - expected).max() <= allowed
+
+
+@needs_torch
+@pytest.mark.parametrize("dtype", backend.dtypes)
+@pytest.mark.parametrize("options", [{}, {"causal": False}, {"q_order": PLACES_Q, "k_order": PLACES_K}])
+def test_key_selection(dtype, options):
+    scores = np.argsort(np.random.default_rng(2).random((B, T, S)), axis=-1) - 5.0
+    for top_k in (1, 3, S, 40):
+        found = backend.key_selection(cast(scores, dtype), top_k=top_k, **options)
+        assert found.dtype == FORMATS[dtype]
+        assert np.array_equal(found.astype(np.float64), VOCABULARY["key_selection"](scores, top_k=top_k, **options))
 
 
 @needs_torch
@@ -196,6 +236,22 @@ def test_routers_choose_alike(name, dtype):
 
 
 @needs_torch
+@pytest.mark.parametrize("dtype", backend.dtypes)
+@pytest.mark.parametrize("drafts", [[[0, 2], [0, 1]], [[1, 0], [1, 2]]])
+@pytest.mark.parametrize("size", [0.25, 0.875])
+def test_drafts_stand_alike(size, drafts, dtype):
+    target = np.array([[[2, 4, 2], [1, 3, 4], [4, 4, 0]], [[6, 1, 1], [0, 8, 0], [2, 2, 4]]]) / 8
+    draft = np.array([[[4, 2, 2], [4, 2, 2]], [[2, 5, 1], [0, 8, 0]]]) / 8
+    arrays = [array.astype(FORMATS[dtype]) for array in (target, draft, np.full((2, 2), size))]
+    accepted, following = backend.speculative_accept(*arrays[:2], np.array(drafts), arrays[2])
+    count, exact = VOCABULARY["speculative_accept"](target, draft, np.array(drafts), np.full((2, 2), size))
+    assert np.array_equal(accepted, count)
+    assert following.dtype == FORMATS[dtype]
+    allowed = 1e-12 if dtype == "float64" else 4 * unit_roundoff(dtype)
+    assert np.abs(following.astype(np.float64) - exact).max() <= allowed
+
+
+@needs_torch
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_mxfp4_is_decoded_exactly(dtype):
     blocks = np.random.default_rng(5).integers(0, 256, (3, 2, 16)).astype(np.uint8)
@@ -203,6 +259,32 @@ def test_mxfp4_is_decoded_exactly(dtype):
     got, exact = (module(blocks, scales, dtype=FORMATS[dtype]) for module in (backend.mxfp4_decode, VOCABULARY["mxfp4_decode"]))
     assert got.dtype == FORMATS[dtype]
     assert np.array_equal(got.astype(np.float64), exact.astype(np.float64), equal_nan=True)
+
+
+@needs_torch
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("stored", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2], ids=["e4m3", "e5m2"])
+@pytest.mark.parametrize("scale", [np.float32, ml_dtypes.bfloat16, ml_dtypes.float8_e8m0fnu], ids=["f32", "bf16", "ue8m0"])
+def test_fp8_blocks_are_decoded_exactly(scale, stored, dtype):
+    values = np.arange(256, dtype=np.uint8).reshape(2, 8, 16).view(stored)
+    scales = np.exp(np.random.default_rng(5).standard_normal((2, 3, 4))).astype(np.float32).astype(scale)
+    modules = (backend.fp8_block_decode, VOCABULARY["fp8_block_decode"])
+    got, exact = (module(values, scales, block=(3, 5), dtype=FORMATS[dtype]) for module in modules)
+    assert got.dtype == FORMATS[dtype]
+    assert np.array_equal(got.astype(np.float64), exact.astype(np.float64), equal_nan=True)
+
+
+@needs_torch
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("scale", [np.float32, ml_dtypes.bfloat16, np.float16], ids=["f32", "bf16", "f16"])
+def test_int4_groups_are_decoded_exactly(scale, dtype):
+    generator = np.random.default_rng(5)
+    packed = generator.integers(-(2**31), 2**31, (3, 7, 4), np.int32)
+    scales = generator.uniform(0.5, 2, (3, 7, 2)).astype(scale)
+    modules = (backend.int4_group_decode, VOCABULARY["int4_group_decode"])
+    got, exact = (module(packed, scales, group=16, dtype=FORMATS[dtype]) for module in modules)
+    assert got.dtype == FORMATS[dtype]
+    assert np.array_equal(got, exact)
 
 
 @needs_torch

@@ -150,6 +150,12 @@ def test_a_missing_or_surplus_tensor_is_refused(directory):
         file.write_bytes(original)
 
 
+def test_a_params_json_is_unsupported(tmp_path):
+    (tmp_path / "params.json").write_text('{"dim": 4}')
+    with pytest.raises(NotImplementedError, match=r"^transformers does not read a params\.json$"):
+        backend.load(tmp_path)
+
+
 def test_a_directory_without_configuration_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json in this directory"):
         backend.load(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 Call = tuple[str, str, list[Any], dict[str, Any]]
@@ -35,11 +36,15 @@ def calls(dtype: str) -> Iterator[Call]:
     yield from _positions(normal, dtype)
     yield from _masks()
     yield from _attention(normal)
+    yield from _latent_attention(normal)
+    yield from _indexer(normal, dtype)
     yield from _pointwise(normal, dtype)
     yield from _routers(normal, dtype)
     yield from _experts(normal, dtype)
     yield from _rings(normal)
     yield from _ends(normal)
+    yield from _sampling(dtype)
+    yield from _multi_token(normal)
 
 
 def _norms(normal: Any) -> Iterator[Call]:
@@ -134,6 +139,45 @@ def _attention(normal: Any) -> Iterator[Call]:
     yield "attention", "one_query", [normal(B, 1, H, K), normal(B, S, G, K), normal(B, S, G, J)], {"scale": 0.3}
 
 
+def _indexer(normal: Any, dtype: str) -> Iterator[Call]:
+    yield "index_scores", "plain", [normal(B, T, H, K), normal(B, S, K), normal(B, T, H)], {"scale": 0.3}
+    yield "index_scores", "one_query", [normal(B, 1, H, K), normal(B, S, K), normal(B, 1, H)], {"scale": 0.3}
+    # Halves, no two equal in a row.
+    generator = np.random.default_rng(8)
+    clear = (np.argsort(generator.random((B, T, S)), axis=-1) / 2 - 1).astype(dtype)
+    tied = generator.integers(-1, 1, (B, T, S)).astype(dtype)
+    places = {"q_order": Q_ORDER, "k_order": K_ORDER}
+    for label, scores in (("clear", clear), ("tied", tied), ("equal", np.zeros_like(clear))):
+        yield "key_selection", label, [scores], {"top_k": 2}
+        yield "key_selection", f"all_{label}", [scores], {"top_k": 9}
+        yield "key_selection", f"not_causal_{label}", [scores], {"top_k": 2, "causal": False}
+        yield "key_selection", f"places_{label}", [scores], {"top_k": 2, **places}
+        yield "key_selection", f"places_of_keys_{label}", [scores], {"top_k": 1, "k_order": K_ORDER}
+
+
+def _latent_attention(normal: Any) -> Iterator[Call]:
+    L, N, P, V = 9, 5, 4, 7
+    places = {"q_order": Q_ORDER, "k_order": K_ORDER}
+    selected = np.where(np.arange(S) % 2 == 0, np.zeros_like(normal(B, 1, T, S)), -np.inf).astype(normal(1).dtype)
+    variants: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "not_causal": {"causal": False},
+        "temperature": {"temperature": 1 + normal(B, T) ** 2},
+        "bias": {"bias": normal(B, H, T, S)},
+        "selected": {"bias": selected},
+        "places": places,
+        "places_of_keys": {"k_order": K_ORDER},
+        "everything": {**places, "temperature": normal(B, T), "bias": np.minimum(selected, normal(1, 1, T, S))},
+    }
+    latent, k_rope, weight = normal(B, S, L), normal(B, S, P), normal(H * (N + V), L)
+    yield "expand_latent", "plain", [latent, k_rope, weight], {"heads": H, "v_head_dim": V}
+    yield "expand_latent", "one_head", [latent, k_rope, weight], {"heads": 1, "v_head_dim": V}
+    for label, options in variants.items():
+        yield "latent_attention", label, [normal(B, T, H, N + P) * 2, latent, k_rope, weight], {"scale": 0.3, **options}
+    one = [normal(B, 1, H, N + P), latent, k_rope, weight]
+    yield "latent_attention", "one_query", one, {"scale": 0.3}
+
+
 def _pointwise(normal: Any, dtype: str) -> Iterator[Call]:
     everywhere = np.linspace(-12, 12, 999).astype(dtype)
     yield "soft_cap", "plain", [normal(3, 4) * 50], {"cap": 30.0}
@@ -190,6 +234,12 @@ def _experts(normal: Any, dtype: str) -> Iterator[Call]:
     scales = generator.integers(120, 130, (3, 4, 2)).astype(np.uint8)
     yield "mxfp4_decode", "default_dtype", [blocks, scales], {}
     yield "mxfp4_decode", "dtype", [blocks, scales], {"dtype": np.dtype(dtype)}
+    values = generator.integers(0, 120, (5, 7)).astype(np.uint8).view(ml_dtypes.float8_e4m3fn)
+    yield "fp8_block_decode", "default_block", [values, normal(1, 1).astype(np.float32)], {}
+    yield "fp8_block_decode", "block", [values, normal(2, 3).astype(np.float32)], {"block": (3, 3), "dtype": np.dtype(dtype)}
+    packed = generator.integers(-(1 << 31), 1 << 31, (3, 12)).astype(np.int32)
+    yield "int4_group_decode", "default_group", [packed, normal(3, 3).astype(np.float32)], {}
+    yield "int4_group_decode", "group", [packed, normal(3, 6).astype(np.float32)], {"group": 16, "dtype": np.dtype(dtype)}
 
 
 def _rings(normal: Any) -> Iterator[Call]:
@@ -207,3 +257,43 @@ def _ends(normal: Any) -> Iterator[Call]:
     yield "embedding", "scale_int32", [tokens.astype(np.int32), normal(6, D)], {"scale": 3.3}
     yield "lm_head", "plain", [normal(B, T, D), normal(7, D)], {}
     yield "lm_head", "scale_softcap", [normal(B, T, D), normal(7, D)], {"scale": 0.3, "softcap": 2.0}
+
+
+def _sampling(dtype: str) -> Iterator[Call]:
+    # Halves, no two equal in a row: every filter's border is far from the next token.
+    generator = np.random.default_rng(6)
+    clear = np.stack([generator.permutation(D) for _ in range(B * T)]).reshape(B, T, D).astype(dtype) / 2 - 3
+    tied = np.maximum(clear, 1)
+    for label, logits in (("clear", clear), ("tied", tied), ("vector", clear[0, 0])):
+        yield "token_distribution", label, [logits], {}
+        yield "token_distribution", f"greedy_{label}", [logits], {"temperature": 0.0}
+        yield "token_distribution", f"top_k_{label}", [logits], {"top_k": 5, "temperature": 0.7}
+        yield "token_distribution", f"top_p_{label}", [logits], {"top_p": 0.7}
+        yield "token_distribution", f"all_{label}", [logits], {"temperature": 1.5, "top_k": 4, "top_p": 0.8, "min_p": 0.3}
+        yield "token_distribution", f"nothing_{label}", [logits], {"top_k": 99, "top_p": 1.0, "min_p": 0.0}
+    target = np.array([[[2, 4, 2], [1, 3, 4], [4, 4, 0]], [[6, 1, 1], [0, 8, 0], [2, 2, 4]]]).astype(dtype) / 8
+    draft = np.array([[[4, 2, 2], [4, 2, 2]], [[2, 5, 1], [0, 8, 0]]]).astype(dtype) / 8
+    for drafts in ([[0, 2], [0, 1]], [[1, 0], [1, 2]]):
+        for size in (0.25, 0.9):
+            uniforms = np.full((2, 2), size, dtype)
+            label = f"{drafts}_{size}"
+            yield "speculative_accept", label, [target, draft, np.array(drafts), uniforms], {}
+            yield "speculative_accept", f"int32_{label}", [target, draft, np.array(drafts, np.int32), uniforms], {}
+    nothing = [target[:, :1], draft[:, :0], np.zeros((2, 0), np.int64), np.zeros((2, 0), dtype)]
+    yield "speculative_accept", "no_draft", nothing, {}
+
+
+def _multi_token(normal: Any) -> Iterator[Call]:
+    yield "multi_token_input", "square", [normal(B, T, D), normal(B, T, D), normal(D, 2 * D)], {}
+    yield "multi_token_input", "narrower", [normal(B, T, D), normal(B, T, D), normal(7, 2 * D)], {}
+    labels = np.array([[-100, 3, 10, 0], [6, -100, 1, -100]])
+    for label, counted in (("some", labels), ("all", np.abs(labels) % 11), ("none", np.full_like(labels, -100))):
+        yield "cross_entropy", label, [normal(B, 4, 11) * 3, counted], {}
+        yield "cross_entropy", f"{label}_int32", [normal(B, 4, 11) * 3, counted.astype(np.int32)], {}
+        for depths in (1, 3, 5):
+            logits = normal(depths, B, 4, 11) * 3
+            yield "multi_token_loss", f"{label}_{depths}", [logits, counted], {"weight": 0.3}
+    padded = [normal(B, 4, 11) + 200, np.array([[1, 1, 3, 0], [2, 1, 1, 1]])]
+    yield "cross_entropy", "ignored_token", padded, {"ignore_index": 1}
+    both = [np.stack([padded[0], padded[0][::-1]]), padded[1].astype(np.int32)]
+    yield "multi_token_loss", "ignored_token_int32", both, {"weight": 1.5, "ignore_index": 1}

@@ -16,11 +16,11 @@ import refimpl
 from export import export_onnx
 from refimpl.checkpoint import save_checkpoint
 from refimpl.numerics import Array
-from refimpl.storage import STORED_FLOATS, Leaf
+from refimpl.storage import Leaf
 
 EXPERTS, CHOSEN = 64, 2
-# A kernel may map a file in pieces of this size, of which two border on each matrix that is read; there are five a layer.
-PIECE, MATRICES = 2 << 20, 5
+# A kernel may map a file in pieces of this size, of which two border on each tensor that is read; an expert has six.
+PIECE, TENSORS = 2 << 20, 6
 COMMON = {
     "vocab_size": 61,
     "hidden_size": 1024,
@@ -39,10 +39,26 @@ QWEN3_MOE = {
     "intermediate_size": 300,
 }
 GPT_OSS = {**COMMON, "model_type": "gpt_oss", "num_local_experts": EXPERTS, "intermediate_size": 512, "sliding_window": 8}
+MINIMAX = {
+    **COMMON,
+    "model_type": "minimax_m2",
+    "num_local_experts": EXPERTS,
+    "intermediate_size": 1024,
+    "quantization_config": {"quant_method": "fp8", "fmt": "float8_e4m3fn", "weight_block_size": [128, 128]},
+}
+INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}
+GROUPS = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "ignore": ["lm_head", "re:.*self_attn.*"],
+    "config_groups": {"group_0": {"targets": ["Linear"], "weights": INT4}},
+}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "one tensor an expert": QWEN3_MOE,
     "stacked": GPT_OSS,
     "mxfp4": {**GPT_OSS, "quantization_config": {"quant_method": "mxfp4"}},
+    "fp8": MINIMAX,
+    "int4": {**MINIMAX, "quantization_config": GROUPS},
 }
 # Loads the graph and takes one step; prints how many bytes of the checkpoint are mapped into memory after each, and how much
 # anonymous memory both took.
@@ -75,13 +91,15 @@ print(json.dumps({"loaded": loaded, "after": kilobytes(weights, "Rss"), "anonymo
 
 
 def save(config: dict[str, Any], directory: Path) -> tuple[int, int]:
-    """A checkpoint in bfloat16 (or 4 bits); the bytes of the experts and of everything else."""
+    """A checkpoint in bfloat16, or in a few bits; the bytes of the experts and of everything else."""
     blueprint = refimpl.blueprint(config)
     noise = (np.random.default_rng(0).standard_normal(1 << 20) / 16).astype(ml_dtypes.bfloat16)
-    small_bytes: Array = np.random.default_rng(1).integers(96, 128, 1 << 20).astype(np.uint8)
+    # Bytes that are small numbers as scales in UE8M0, and in FP8.
+    small: Array = np.random.default_rng(1).integers(96, 128, 1 << 20).astype(np.uint8)
+    formats = {"U8": small, "F8_E4M3": (small & 63).view(ml_dtypes.float8_e4m3fn), "I32": small.view(np.int32)}
 
     def drawn(leaf: Leaf) -> Array:
-        return np.resize(noise if leaf.formats == STORED_FLOATS else small_bytes, leaf.shape)
+        return np.resize(next((formats[each] for each in leaf.formats if each in formats), noise), leaf.shape)
 
     leaves = blueprint.layouts[0].leaves(blueprint.parameters())
     tensors = {name: drawn(leaf) for name, leaf in leaves.items()}
@@ -99,7 +117,7 @@ def test_only_the_chosen_experts_are_read(layout: str, tmp_path: Path) -> None:
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     chosen = experts * CHOSEN // EXPERTS
     # The dense weights may be read when the graph is loaded.
-    slack = rest + 2 * PIECE * MATRICES * CHOSEN
+    slack = rest + 2 * PIECE * TENSORS * CHOSEN
     assert found["loaded"] * 1024 <= rest
     assert chosen // 2 < found["after"] * 1024 < chosen + slack < experts
     # What is chosen is copied to be computed with; a copy of all experts in float32 would be twice their bytes and more.

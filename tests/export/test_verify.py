@@ -16,6 +16,7 @@ import refimpl
 from export import ExportError, export_onnx
 from export.lowerings import LOWERINGS
 from export.lowerings.attention import attention
+from export.lowerings.indexer import key_selection
 from export.lowerings.mask import attention_mask
 from export.lowerings.norm import rms_norm
 from export.lowerings.position import rotary_embedding
@@ -175,3 +176,21 @@ def test_a_fault_beyond_a_long_window_in_decode_alone_fails(tmp_path: Path) -> N
     export_onnx(model, tmp_path / "sound.onnx", verify=True)
     with pytest.raises(ExportError, match="cached decode in onnxruntime is off by"):
         export_onnx(model, tmp_path / "model.onnx", verify=True, lowerings={**LOWERINGS, "attention_mask": forgetful})
+
+
+@pytest.mark.parametrize("expanded", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fewer_keys_are_selected_than_there_are(tmp_path: Path, dtype: str, expanded: bool) -> None:
+    model = refimpl.init(CONFIGS["deepseek_v32"], seed=1, dtype=dtype)
+    result = export_onnx(model.expanded() if expanded else model, tmp_path / "model.onnx", dtype=dtype, verify=True)
+    assert result.verification is not None
+    assert max(check.share for check in result.verification.calls) < 0.9
+
+
+def test_a_wrong_selection_of_keys_is_found(tmp_path: Path) -> None:
+    def negated(f: Any, scores: Any, *values: Any, **options: Any) -> Any:
+        return key_selection(f, f.Neg(scores), *values, **options)
+
+    model = refimpl.init(CONFIGS["deepseek_v32"], seed=1)
+    with pytest.raises(ExportError, match="in onnxruntime is off by"):
+        export_onnx(model, tmp_path / "model.onnx", verify=True, lowerings={**LOWERINGS, "key_selection": negated})

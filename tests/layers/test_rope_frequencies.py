@@ -15,6 +15,7 @@ from refimpl.layers import (
     theta_scaled_rope_frequencies,
     yarn_attention_factor,
     yarn_rope_frequencies,
+    yarn_softmax_factor,
 )
 
 DEEPSEEK_V3 = {"theta": 1e4, "factor": 40, "original_max_position_embeddings": 4096}
@@ -276,6 +277,30 @@ class TestYarnAttentionFactor:
     def test_a_wrong_factor_is_one_sentence(self, factor) -> None:
         with pytest.raises(ValueError, match=f"yarn_attention_factor: factor is {factor!r} but needs"):
             yarn_attention_factor(factor)
+
+
+class TestYarnSoftmaxFactor:
+    def test_r1_the_factors_on_cos_and_sin_cancel_and_this_one_stays(self) -> None:
+        mscales = {"mscale": 1.0, "mscale_all_dim": 1.0}
+        assert yarn_attention_factor(40.0, **mscales) == 1.0
+        assert math.isclose(yarn_softmax_factor(40.0, mscale_all_dim=1.0), 1.3688879454113936**2, rel_tol=1e-15)
+
+    def test_is_the_square_of_the_factor_of_all_dimensions(self) -> None:
+        assert math.isclose(yarn_softmax_factor(40.0, mscale_all_dim=0.7), (0.07 * math.log(40) + 1) ** 2, rel_tol=1e-15)
+
+    @pytest.mark.parametrize("mscale_all_dim", [None, 0, 0.0])
+    def test_is_one_where_it_is_not_asked_for(self, mscale_all_dim) -> None:
+        assert yarn_softmax_factor(40.0, mscale_all_dim=mscale_all_dim) == 1.0
+
+    @pytest.mark.parametrize("factor", [1.0, 0.5])
+    def test_no_extension_no_factor(self, factor: float) -> None:
+        assert yarn_softmax_factor(factor, mscale_all_dim=0.7) == 1.0
+
+    def test_a_wrong_number_is_one_sentence(self) -> None:
+        with pytest.raises(ValueError, match=r"^yarn_softmax_factor: factor is 0 but needs"):
+            yarn_softmax_factor(0, mscale_all_dim=1.0)
+        with pytest.raises(ValueError, match=r"^yarn_softmax_factor: mscale_all_dim is inf but needs"):
+            yarn_softmax_factor(2.0, mscale_all_dim=math.inf)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import refimpl
 from refimpl.blocks import MoE
-from refimpl.checkpoint import CheckpointError, save_checkpoint
 from tests.tiny import without
 
 GLM4_MOE = {
@@ -132,6 +129,12 @@ def test_the_class_has_eight_experts_a_token() -> None:
         ({"first_k_dense_replace": -1}, "first_k_dense_replace is -1 but needs a number of at least 0"),
         ({"num_nextn_predict_layers": -1}, "num_nextn_predict_layers is -1 but needs a number of modules, 0 to 10000"),
         ({"partial_rotary_factor": None}, "partial_rotary_factor is None but needs a number"),
+        ({"partial_rotary_factor": 1.5}, "partial_rotary_factor is 1.5 but needs at most 1"),
+        (
+            {"partial_rotary_factor": 0.4},
+            "partial_rotary_factor is 0.4, which makes 3 of 8 entries rotate, but they go in pairs",
+        ),
+        ({"head_dim": 10}, "5 of 10 entries of a head are to be rotated, but they go in pairs"),
         ({"scoring_func": "softmax"}, "unknown key 'scoring_func'"),
         ({"topk_method": "greedy"}, "unknown key 'topk_method'"),
     ],
@@ -154,34 +157,6 @@ def test_names_on_disk() -> None:
     assert of_the_mlp(published) == {*beside, *(f"experts.{e}.{name}.weight" for e in range(6) for name in matrices)}
     assert of_the_mlp(held) == {*beside, "experts.gate_up_proj", "experts.down_proj"}
     assert published["model.layers.1.mlp.gate.e_score_correction_bias"].shape == (6,)
-
-
-class TestModulesForMultiTokenPrediction:
-    """They follow the layers on disk, and loading the language model passes them by."""
-
-    def write(self, directory: Path, *extra: str, **changes: Any) -> refimpl.Model:
-        model = refimpl.init(config(**changes), seed=1)
-        tensors = model.blueprint.layouts[0].write(model.weights)
-        tensors |= {name: np.ones((3, 2), np.float32) for name in extra}
-        save_checkpoint(directory, config(**changes), tensors)
-        return model
-
-    @pytest.mark.parametrize("stream", [False, True])
-    def test_they_change_nothing(self, tmp_path: Path, stream: bool) -> None:
-        model = self.write(tmp_path, "model.layers.3.eh_proj.weight", "model.layers.3.mlp.experts.0.up_proj.weight")
-        tokens = np.arange(7)[None]
-        assert np.array_equal(refimpl.load(tmp_path, "float32", stream=stream)(tokens)[0], model(tokens)[0])
-
-    def test_as_many_are_passed_by_as_the_configuration_says(self, tmp_path: Path) -> None:
-        names = ("model.layers.3.enorm.weight", "model.layers.4.enorm.weight")
-        self.write(tmp_path / "two", *names, num_nextn_predict_layers=2)
-        refimpl.load(tmp_path / "two")
-        self.write(tmp_path / "one", *names, num_nextn_predict_layers=1)
-        with pytest.raises(CheckpointError, match=r"'model\.layers\.4\.enorm\.weight' is not part of 'glm4_moe'"):
-            refimpl.load(tmp_path / "one")
-        self.write(tmp_path / "none", *names[:1], num_nextn_predict_layers=0)
-        with pytest.raises(CheckpointError, match=r"'model\.layers\.3\.enorm\.weight' is not part of 'glm4_moe'"):
-            refimpl.load(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ class TestPartial:
 
     @pytest.mark.parametrize("factor", [0.05, 0.01])
     def test_a_share_that_leaves_no_pairs_is_an_error(self, factor: float) -> None:
-        with pytest.raises(ValueError, match=rf"^config: {int(64 * factor)} of 64 entries of a head .* go in pairs$"):
+        rotated = int(64 * factor)
+        with pytest.raises(ValueError, match=rf"^config: .* is {factor}, which makes {rotated} of 64 entries .* go in pairs$"):
             read(partial_rotary_factor=factor)
 
     def test_an_architecture_that_rotates_whole_heads_says_so(self) -> None:
@@ -168,8 +169,13 @@ class TestYarn:
         assert self.yarn(factor=32.0, attention_factor=1.25, mscale=1.0, mscale_all_dim=0.5).attention_factor == 1.25
 
     def test_mscales_enter_the_attention_factor(self) -> None:
-        found = self.yarn(factor=40.0, mscale=0.707, mscale_all_dim=0.5).attention_factor
-        assert math.isclose(found, (0.0707 * math.log(40) + 1) / (0.05 * math.log(40) + 1))
+        found = self.yarn(factor=40.0, mscale=0.707, mscale_all_dim=0.5)
+        assert math.isclose(found.attention_factor, (0.0707 * math.log(40) + 1) / (0.05 * math.log(40) + 1))
+        assert math.isclose(found.softmax_factor, (0.05 * math.log(40) + 1) ** 2)
+
+    def test_a_configured_attention_factor_leaves_that_of_the_softmax_alone(self) -> None:
+        found = self.yarn(factor=40.0, attention_factor=1.25, mscale_all_dim=0.5)
+        assert math.isclose(found.softmax_factor, (0.05 * math.log(40) + 1) ** 2)
 
     @pytest.mark.parametrize("values", [{}, {"factor": None}])
     def test_an_absent_factor_is_the_ratio_of_the_lengths(self, values: dict) -> None:

@@ -66,7 +66,7 @@ def randomise(network: Any, *, seed: int) -> None:
                 gain = 1.5 if any(part in name for part in SHARP) else 1.0
                 # Embeddings are small, so that a tied head does not just answer with the last token.
                 inputs = parameter.shape[0 if ".c_" in name else 1]
-                width = 16 if name.endswith(("embed_tokens.weight", "wte.weight")) else inputs
+                width = 16 if name.endswith(("embed_tokens.weight", "wte.weight")) else max(inputs, 1)
                 parameter.normal_(std=gain * width**-0.5, generator=generator)
             else:
                 parameter.uniform_(0.4, 1.6, generator=generator)

@@ -23,12 +23,21 @@ FLOAT32_ROUNDING = 100 * 2.0**-24
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A checkpoint and its two readings in float64: the specification's and the peer's."""
+    """A checkpoint and its two readings in float64: the specification's and the peer's.
+
+    expanded: whether the specification's has latent attention in its expanded form.
+    """
 
     variant: Variant
     directory: Path
     model: refimpl.Model
     peer: Any
+    expanded: bool = False
+
+    def load(self, dtype: str, *, stream: bool = False) -> refimpl.Model:
+        """The specification's reading in another format, or streamed."""
+        model = refimpl.load(self.directory, dtype=dtype, stream=stream)
+        return model.expanded() if self.expanded else model
 
     def tokens(self, batch: int, length: int, *, seed: int = 0) -> Array:
         return np.random.default_rng(seed).integers(0, self.model.blueprint.vocab_size, (batch, length))

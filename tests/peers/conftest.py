@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,9 +12,16 @@ import pytest
 import refimpl
 
 from .comparison import Pair
-from .variants import VARIANTS
+from .variants import LATENT_ATTENTION, VARIANTS, Variant
 
 PairOf = Callable[[str], Pair]
+
+EXPANDED = "-expanded"
+# What is compared: every variant, and with latent attention its expanded form as well.
+COMPARED: dict[str, Variant] = {
+    **VARIANTS,
+    **{f"{name}{EXPANDED}": variant for name, variant in VARIANTS.items() if variant.architecture in LATENT_ATTENTION},
+}
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +45,14 @@ def directory_of(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def pair_of(directory_of: Callable[[str], Path]) -> PairOf:
-    """The name of a variant to its two readings."""
+    """The name of what is compared to its two readings."""
     from .reference import load_peer
 
     @cache
     def read(name: str) -> Pair:
+        if name not in VARIANTS:
+            pair = read(name.removesuffix(EXPANDED))
+            return replace(pair, model=pair.model.expanded(), expanded=True)
         directory = directory_of(name)
         model = refimpl.load(directory, dtype="float64")
         return Pair(variant=VARIANTS[name], directory=directory, model=model, peer=load_peer(directory))
@@ -49,13 +60,13 @@ def pair_of(directory_of: Callable[[str], Path]) -> PairOf:
     return read
 
 
-@pytest.fixture(scope="session", params=VARIANTS)
+@pytest.fixture(scope="session", params=COMPARED)
 def pair(request: pytest.FixtureRequest, pair_of: PairOf) -> Pair:
     """Every variant in turn."""
     return pair_of(request.param)
 
 
-@pytest.fixture(scope="session", params=[name for name, variant in VARIANTS.items() if not variant.counts_columns])
+@pytest.fixture(scope="session", params=[name for name, variant in COMPARED.items() if not variant.counts_columns])
 def positioned_pair(request: pytest.FixtureRequest, pair_of: PairOf) -> Pair:
     """Every variant whose peer counts real tokens, or takes the positions that it is given, wherever these mean something."""
     return pair_of(request.param)
@@ -63,7 +74,7 @@ def positioned_pair(request: pytest.FixtureRequest, pair_of: PairOf) -> Pair:
 
 @pytest.fixture(
     scope="session",
-    params=[name for name, variant in VARIANTS.items() if not (variant.windowed or variant.counts_columns)],
+    params=[name for name, variant in COMPARED.items() if not (variant.windowed or variant.counts_columns)],
 )
 def unwindowed_pair(request: pytest.FixtureRequest, pair_of: PairOf) -> Pair:
     """Every variant without windows: the peer counts padding as keys of a window, the specification real tokens only."""

@@ -78,7 +78,9 @@ class Peer:
 
 def auto_class(config: Any) -> Any:
     """What makes the networks of a configuration, as they are published: multimodal ones whole."""
-    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    # Transformers 5.24 lists the language model of Mistral 4 among the multimodal ones alone.
+    multimodal = hasattr(config, "vision_config") or config.model_type == "mistral4"
+    return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
 
 
 def load_network(directory: str | os.PathLike[str], dtype: torch.dtype) -> Any:

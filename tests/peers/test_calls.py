@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-import refimpl
-
 from .comparison import FLOAT32_ROUNDING, Array, Pair, assert_agree, relative_error
 
 LENGTH = 29
@@ -37,7 +35,7 @@ def test_prefill(pair: Pair) -> None:
 
 def test_prefill_in_float32(pair: Pair) -> None:
     tokens = pair.tokens(3, LENGTH)
-    logits, _ = refimpl.load(pair.directory, dtype="float32")(tokens)
+    logits, _ = pair.load("float32")(tokens)
     assert logits.dtype == np.float32
     assert relative_error(logits, pair.peer(tokens)[0]) < FLOAT32_ROUNDING
 

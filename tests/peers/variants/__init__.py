@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import (
+    deepseek_v3,
+    deepseek_v32,
     gemma3,
     gemma3_text,
     glm4_moe,
@@ -17,6 +19,7 @@ from . import (
     minimax_m2,
     mistral,
     mistral3,
+    mistral4,
     olmo2,
     qwen3,
     qwen3_moe,
@@ -25,6 +28,8 @@ from . import (
 from .variant import Variant
 
 _MODULES = {
+    "deepseek_v3": deepseek_v3,
+    "deepseek_v32": deepseek_v32,
     "gemma3": gemma3,
     "gemma3_text": gemma3_text,
     "glm4_moe": glm4_moe,
@@ -36,6 +41,7 @@ _MODULES = {
     "minimax_m2": minimax_m2,
     "mistral": mistral,
     "mistral3": mistral3,
+    "mistral4": mistral4,
     "olmo2": olmo2,
     "qwen3": qwen3,
     "qwen3_moe": qwen3_moe,
@@ -45,5 +51,7 @@ BASE: Mapping[str, Mapping[str, Any]] = {name: module.BASE for name, module in _
 VARIANTS: Mapping[str, Variant] = {
     f"{name}-{variant}": settings for name, module in _MODULES.items() for variant, settings in module.VARIANTS.items()
 }
+# Architectures with latent attention, which are compared in both of its forms.
+LATENT_ATTENTION = frozenset({"deepseek_v3", "deepseek_v32", "mistral4"})
 
-__all__ = ["BASE", "VARIANTS", "Variant"]
+__all__ = ["BASE", "LATENT_ATTENTION", "VARIANTS", "Variant"]
