@@ -187,7 +187,8 @@ class Drawing:
 
 
 def as_drafter(speculative: Any, vocab_size: int) -> Drafter:
-    """A drafter for a model of this vocabulary. ValueError for what is neither a drafter nor a function."""
+    """A drafter for a model of this vocabulary. ValueError for what is neither a drafter nor a model nor a function."""
+    speculative = ModelDrafter(speculative) if isinstance(speculative, Model) else speculative
     if isinstance(speculative, ModelDrafter):
         drafted = speculative.model.blueprint.vocab_size
         if drafted != vocab_size:
@@ -196,7 +197,7 @@ def as_drafter(speculative: Any, vocab_size: int) -> Drafter:
         return speculative
     if not callable(speculative):
         raise ValueError(
-            f"generate: speculative is a {type(speculative).__name__} but needs a Drafter "
+            f"generate: speculative is a {type(speculative).__name__} but needs a Drafter, a Model "
             "or a function from the tokens of a row and a count to so many tokens"
         )
     return FunctionDrafter(speculative, vocab_size)

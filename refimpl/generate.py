@@ -21,7 +21,7 @@ def generate(
     attention_mask: npt.ArrayLike | None = None,
     sampler: Sampler = greedy,
     eos_token_id: int | None = None,
-    speculative: Drafter | DraftFunction | None = None,
+    speculative: Drafter | Model | DraftFunction | None = None,
     draft_tokens: int = 4,
 ) -> Array:
     """`tokens` [B, T] continued one token at a time with a cache: int [B, T + up to max_new_tokens].
@@ -29,8 +29,9 @@ def generate(
     attention_mask: 0/1 [B, T]; prompts of unequal length are padded on the left.
     sampler: logits [B, V] to tokens [B]; greedy by default, `Sampling` draws.
     eos_token_id: a row that has produced it repeats it; decoding ends early when every row has.
-    speculative: who drafts `draft_tokens` at a time for the model to verify, a `Drafter` or a function from the tokens of a row
-      and a count to so many tokens. Greedy text is the same without it; text that is drawn has the same distribution.
+    speculative: who drafts `draft_tokens` at a time for the model to verify, a `Drafter`, a smaller `Model` or a function from
+      the tokens of a row and a count to so many tokens. Greedy text is the same without it; text that is drawn has the same
+      distribution.
     """
     _check_limits(model, max_new_tokens, eos_token_id, draft_tokens)
     if not callable(sampler):

@@ -135,7 +135,7 @@ class TestGreedy:
 
     @pytest.mark.parametrize("count", [0, 1, 2])
     def test_few_new_tokens(self, count: int) -> None:
-        found = refimpl.generate(SMOLLM3, tokens(2, 3), count, speculative=ModelDrafter(SMALL))
+        found = refimpl.generate(SMOLLM3, tokens(2, 3), count, speculative=SMALL)
         assert found.tolist() == refimpl.generate(SMOLLM3, tokens(2, 3), count).tolist()
 
     def test_right_drafts_save_calls(self) -> None:
@@ -435,7 +435,9 @@ class TestBadInput:
             refimpl.generate(SMOLLM3, tokens(1, 3), 2, speculative=never_right(SMOLLM3), draft_tokens=count)
 
     def test_what_is_no_drafter(self) -> None:
-        with pytest.raises(ValueError, match=r"^generate: speculative is a list but needs a Drafter or a function from"):
+        with pytest.raises(
+            ValueError, match=r"^generate: speculative is a list but needs a Drafter, a Model or a function from"
+        ):
             refimpl.generate(SMOLLM3, tokens(1, 3), 2, speculative=[1, 2])
 
     def test_another_vocabulary(self) -> None:
