@@ -21,6 +21,7 @@ def card(blueprint: Blueprint) -> dict[str, Any]:
         "architecture": blueprint.architecture,
         "parameters": blueprint.num_parameters(),
         "active parameters": blueprint.num_active_parameters(),
+        **_modules(blueprint),
         "layers": len(blueprint.layers),
         "hidden size": blueprint.hidden_size,
         "vocabulary": blueprint.vocab_size,
@@ -31,6 +32,16 @@ def card(blueprint: Blueprint) -> dict[str, Any]:
         f"cache bytes at {CONTEXT} tokens": blueprint.cache_bytes(CONTEXT, CACHE_FORMAT),
         **_expanded_cache(blueprint),
         f"FLOPs a token at {CONTEXT} tokens": blueprint.flops(CONTEXT),
+    }
+
+
+def _modules(blueprint: Blueprint) -> dict[str, Any]:
+    """Of a model with modules for multi-token prediction."""
+    if not blueprint.multi_token:
+        return {}
+    return {
+        "multi-token modules": len(blueprint.multi_token),
+        "parameters with modules": blueprint.num_parameters(multi_token=True),
     }
 
 

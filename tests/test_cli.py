@@ -81,6 +81,13 @@ def test_show_has_the_cache_of_both_forms_of_latent_attention(call) -> None:
     assert not any("expanded" in key for key in json.loads(call("show", "Qwen/Qwen3-4B", "--json")[1]))
 
 
+def test_show_counts_modules_for_multi_token_prediction_apart(call) -> None:
+    card = json.loads(call("show", "deepseek-ai/DeepSeek-V3", "--json")[1])
+    assert card["multi-token modules"] == 1
+    assert card["parameters with modules"] - card["parameters"] == 11_610_067_968
+    assert "multi-token modules" not in json.loads(call("show", "moonshotai/Kimi-K2-Instruct", "--json")[1])
+
+
 def test_compare_leaves_empty_what_a_model_does_not_have(call) -> None:
     latent, grouped = "deepseek-ai/DeepSeek-V3", "zai-org/GLM-4.5"
     for models, cells in (([latent, grouped], " 4,997,120 |  |"), ([grouped, latent], "  | 4,997,120 |")):
