@@ -45,10 +45,21 @@ class TinyModel:
     def blueprint(self) -> Blueprint:
         return refimpl.blueprint(self.config)
 
+    @cached_property
+    def _made(self) -> dict[str, dict[str, Array]]:
+        return {}
+
     def weights(self, dtype: str) -> dict[str, Array]:
         """The parameters by their names here, in the stored `dtype`; quantised ones as their storage rounds them, in float64
-        where `dtype` does not hold that.
+        where `dtype` does not hold that. Read only.
         """
+        if dtype not in self._made:
+            self._made[dtype] = self._make(dtype)
+            for array in self._made[dtype].values():
+                array.flags.writeable = False
+        return self._made[dtype]
+
+    def _make(self, dtype: str) -> dict[str, Array]:
         drawn = refimpl.init(self.config, seed=len(self.variant)).weights
         normed = any("q_norm" in name for name in drawn)
         sharp = ("q_norm", "k_norm") if normed else ("q_proj", "k_proj")
