@@ -75,6 +75,8 @@ class TransformersBackend:
         classes = config.get("architectures") or []
         if classes and not any(hasattr(transformers, name) for name in classes):
             raise NotImplementedError(f"transformers has no {' or '.join(classes)}")
+        if config.get("model_type") not in transformers.CONFIG_MAPPING:
+            raise NotImplementedError(f"transformers has no model_type {config.get('model_type')!r}")
         with _quiet():
             # Transformers 5.24 lists the language model of Mistral 4 among the multimodal ones alone.
             listed = AutoModelForImageTextToText if config.get("model_type") == "mistral4" else AutoModelForCausalLM

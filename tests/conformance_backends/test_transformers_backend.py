@@ -122,6 +122,12 @@ def test_logits_have_the_stored_format(tmp_path, dtype):
     assert backend.load(directory)(TOKENS[:, :1], cache)[0].dtype.name == dtype
 
 
+def test_a_model_type_that_it_lacks_is_unsupported(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"]}')
+    with pytest.raises(NotImplementedError, match=r"^transformers has no model_type 'kimi_k2'$"):
+        backend.load(tmp_path)
+
+
 def test_an_architecture_that_it_lacks_is_unsupported_though_it_knows_the_model_type(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "git", "architectures": ["Grok1ForCausalLM"]}')
     with pytest.raises(NotImplementedError, match=r"^transformers has no Grok1ForCausalLM$"):
