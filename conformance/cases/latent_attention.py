@@ -86,7 +86,7 @@ ONE = {**SIZES, "queries": 1, "keys": 13}
 PADDED = {**SIZES, "batch": 3}
 LONG = {"batch": 1, "queries": 1, "keys": 145, "heads": 5, "rank": 24, "nope": 12, "rope": 6, "value_width": 10}
 # The proportions of the releases: a latent far wider than a head, a rotated part of half the unrotated one.
-RELEASED = {"batch": 1, "queries": 1, "keys": 19, "heads": 3, "rank": 128, "nope": 32, "rope": 16, "value_width": 32}
+RELEASED = {"batch": 1, "queries": 1, "keys": 19, "heads": 3, "rank": 64, "nope": 16, "rope": 8, "value_width": 16}
 
 
 def _forms() -> tuple[Edge, ...]:
@@ -100,7 +100,7 @@ def _forms() -> tuple[Edge, ...]:
         edge("square", "pieces", "t5s11n6p6j6", "R1", **{**SIZES, "rope": 6, "value_width": 6}),
         edge("wide_rope", "pieces", "t5s11n4p8", "R2", **{**SIZES, "nope": 4, "rope": 8}),
         edge("narrow_latent", "pieces", "t5s11l5", "R2", **{**SIZES, "rank": 5}),
-        edge("released", "decode", "s19h3l128n32p16j32", "R3", **RELEASED),
+        edge("released", "decode", "s19h3l64n16p8j16", "R3", **RELEASED),
         edge("other_scale", "pieces", SIZE, "R3", scale=0.17, **SIZES),
         edge("yarn_scale", "decode", "s13", "R3", scale=1.87 * 10**-0.5, **ONE),
     )

@@ -138,7 +138,7 @@ FAMILIES = (
             edge("all_codes", "any", "o16i16", "R1", "R5", **_matrix((), 16, 16, 16, 16), codes="all"),
             edge("all_codes_e5m2", "any", "o16i16", "R1", "R5", **_matrix((), 16, 16, 16, 16), format="e5m2", codes="all"),
             edge("ragged", "any", "o10i9", "R2", **_matrix((), 10, 9, 4, 8)),
-            edge("block_of_the_releases", "any", "o130i257", "R2", **_matrix((), 130, 257, 128, 128)),
+            edge("block_of_the_releases", "any", "o130i131", "R2", **_matrix((), 130, 131, 128, 128)),
             edge("block_beyond_the_matrix", "any", "o3i5", "R2", **_matrix((), 3, 5, 4, 8)),
             edge("stack", "any", "e3o5i6", "R3", **_matrix((3,), 5, 6, 2, 4)),
             edge("scales_ue8m0", "any", "o12i10", "R4", **_matrix((), 12, 10, 2, 2), scale="ue8m0"),

@@ -84,6 +84,7 @@ def stacked(name: str) -> Recipe:
     """Experts that are tensors of their own: `name` has a place `{expert}` for the number."""
 
     def recipe(prefix: str, shape: Shape) -> Stored:
+        """One tensor an expert."""
         return Stacked(tuple(Tensor(prefix + name.format(expert=expert)) for expert in range(shape[0])))
 
     return recipe
@@ -98,6 +99,7 @@ def fused_columns(name: str, *, first: int, of: int = 2, interleaved: bool = Fal
     """One of `of` weights that are stored side by side as [in, of · out]: a block of columns, or every `of`-th one."""
 
     def recipe(prefix: str, shape: Shape) -> Stored:
+        """A share of the outputs of the fused weight."""
         return Transposed(_share(prefix + name, shape[-2], first=first, of=of, interleaved=interleaved))
 
     return recipe
@@ -107,6 +109,7 @@ def fused_entries(name: str, *, first: int, of: int = 2, interleaved: bool = Fal
     """The same of their biases, which are stored as [of · out]."""
 
     def recipe(prefix: str, shape: Shape) -> Stored:
+        """The same share of the fused bias."""
         return _share(prefix + name, shape[-1], first=first, of=of, interleaved=interleaved)
 
     return recipe
@@ -121,6 +124,7 @@ def fused_mxfp4(name: str, *, first: int) -> Recipe:
     """One of two such weights whose rows alternate in the same blocks and scales."""
 
     def recipe(prefix: str, shape: Shape) -> Stored:
+        """A share of the rows of the fused blocks and scales."""
         blocks, scales = (
             _share(f"{prefix}{name}_{part}", shape[-2], axis=axis, first=first, of=2, interleaved=True)
             for part, axis in (("blocks", -3), ("scales", -2))

@@ -185,6 +185,7 @@ def _experts(name: str, *, axis: int) -> Recipe:
     """One tensor an expert, which the release splits along its own width, `axis`, over the ranks."""
 
     def recipe(prefix: str, shape: Shape) -> Stored:
+        """The matrix of every expert, split over ranks."""
         names = (f"{prefix}block_sparse_moe.experts.{expert}.{name}.weight" for expert in range(shape[0]))
         return Stacked(tuple(Sharded(name, axis) for name in names))
 

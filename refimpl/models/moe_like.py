@@ -63,6 +63,7 @@ def _half_of_the_rows(name: str, *, first: int) -> Recipe:
     """One of two stacks that are stored as [E, 2 · out, in], the first above the second."""
 
     def recipe(prefix: str, shape: Shape) -> Stored:
+        """Half of the rows of the fused stack."""
         rows = shape[-2]
         return Part(source=Tensor(prefix + name), axis=-2, start=first * rows, stop=(first + 1) * rows, whole=2 * rows)
 

@@ -94,6 +94,7 @@ def _fp8(keys: Config) -> Quantisation:
     plain = _patterns(keys, "modules_to_not_convert", lambda each: rf"(?:{each})(?:\.|$)|.*{re.escape(each)}$")
 
     def recipe(module: str) -> Stored:
+        """The weight of a module as FP8."""
         return Fp8(Tensor(f"{module}.weight"), Tensor(f"{module}.weight_scale_inv"), block, format, scale_format)
 
     return Quantisation(recipe, plain)
@@ -128,6 +129,7 @@ def _int4_groups(weights: Config) -> Quantisation:
     weights.finish()
 
     def recipe(module: str) -> Stored:
+        """The weight of a module as INT4."""
         return Int4(Tensor(f"{module}.weight_packed"), Tensor(f"{module}.weight_scale"), f"{module}.weight_shape", group)
 
     return Quantisation(recipe, (), group)
