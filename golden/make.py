@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from golden import models
+from golden.configs import CONFIGS
 from golden.layers import evaluate, golden_cases, split
 from golden.manifest import NAME, GoldenError, directory, sha256, write_manifest, write_tensors
 from refimpl import SPEC_VERSION
@@ -36,7 +37,7 @@ def make(root: Path | None = None, *, confirm: Confirm | None = None) -> Path:
         made = Path(scratch) / root.name
         made.mkdir()
         entries = [_layer(made, case) for case in golden_cases()]
-        entries += [_model(made, name, confirm) for name in models.CONFIGS]
+        entries += [_model(made, name, confirm) for name in CONFIGS]
         made_with = {name: importlib.metadata.version(name) for name in ("numpy", "safetensors")}
         write_manifest(made, {"spec_version": SPEC_VERSION, "made_with": made_with, "entries": entries})
         if root.exists():

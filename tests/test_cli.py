@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import refimpl
-from golden.models import CONFIGS
+from golden.configs import CONFIGS
 from refimpl.checkpoint import save_checkpoint
 from refimpl.cli import status
 

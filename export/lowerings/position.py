@@ -1,4 +1,4 @@
-"""Positions in standard operators; `refimpl.layers.position` says what each computes."""
+"""Positions in standard operators; `refimpl.layers.frequencies` and `.position` say what each computes."""
 
 from __future__ import annotations
 

@@ -14,6 +14,16 @@ from refimpl.layers.cache import ring_append, ring_order
 from refimpl.layers.embedding import embedding, lm_head
 from refimpl.layers.experts import expert_mixture, routed_experts
 from refimpl.layers.fp8 import fp8_block_decode, fp8_block_encode
+from refimpl.layers.frequencies import (
+    grok_yarn_rope_frequencies,
+    linear_rope_frequencies,
+    llama3_rope_frequencies,
+    rope_frequencies,
+    theta_scaled_rope_frequencies,
+    yarn_attention_factor,
+    yarn_rope_frequencies,
+    yarn_softmax_factor,
+)
 from refimpl.layers.indexer import index_scores, key_selection
 from refimpl.layers.int4 import int4_group_decode, int4_group_encode
 from refimpl.layers.latent_attention import expand_latent, latent_attention, latent_attention_expanded
@@ -23,20 +33,12 @@ from refimpl.layers.mlp import clamped_swiglu, geglu, gelu, linear, sigmoid, sig
 from refimpl.layers.multi_token import multi_token_input
 from refimpl.layers.norm import l2_norm, layer_norm, rms_norm
 from refimpl.layers.position import (
-    grok_yarn_rope_frequencies,
-    linear_rope_frequencies,
-    llama3_rope_frequencies,
     log_floor_temperature,
     log_length_temperature,
     position_embedding,
     rope_cos_sin,
-    rope_frequencies,
     rotary_embedding,
-    theta_scaled_rope_frequencies,
     token_order,
-    yarn_attention_factor,
-    yarn_rope_frequencies,
-    yarn_softmax_factor,
 )
 from refimpl.layers.quantization import mxfp4_decode, mxfp4_encode
 from refimpl.layers.router import (

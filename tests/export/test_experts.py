@@ -13,7 +13,7 @@ import pytest
 import refimpl
 from export import ExportError, export_onnx
 from export.layers import LayerRunner
-from golden.models import CONFIGS
+from golden.configs import CONFIGS
 from refimpl.checkpoint import open_checkpoint, save_checkpoint
 from refimpl.layers import expert_mixture
 from refimpl.model import Model

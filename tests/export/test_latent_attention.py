@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import pytest
 
-import golden.models
+import golden.configs
 import refimpl
 from export import ExportError, export_onnx
 from refimpl.cli import status
 from tests.export.exported_models import RUNTIMES, assert_close, open_session, write_checkpoint
 from tests.tiny import smollm3, tokens
 
-CONFIG = golden.models.CONFIGS["deepseek_v3"]
+CONFIG = golden.configs.CONFIGS["deepseek_v3"]
 CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek_v3": CONFIG,
     "queries_without_a_latent": {**CONFIG, "q_lora_rank": None, "attention_bias": False},

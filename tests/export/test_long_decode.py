@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import golden.models
+import golden.configs
 import refimpl
 from export import export_onnx
 from tests.export.exported_models import assert_close, open_session, write_checkpoint
@@ -20,8 +20,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "one layer sees everything": qwen3(use_sliding_window=True, sliding_window=1, max_window_layers=1),
     "no windows": smollm3(),
     "a window that fills up late": smollm3(use_sliding_window=True, sliding_window=70),
-    "windows, sinks and experts": golden.models.CONFIGS["gpt_oss"],
-    "chunks": golden.models.CONFIGS["llama4_text"],
+    "windows, sinks and experts": golden.configs.CONFIGS["gpt_oss"],
+    "chunks": golden.configs.CONFIGS["llama4_text"],
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-import golden.models
+import golden.configs
 import refimpl
 from export import export_onnx
 from refimpl.layers import VOCABULARY
@@ -25,7 +25,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "smollm3": smollm3(),
     "smollm3_untied_biases": smollm3(tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
     "smollm3_window": smollm3(use_sliding_window=True, sliding_window=3),
-    **{name: config for name, config in golden.models.CONFIGS.items() if name not in ("qwen3", "smollm3")},
+    **{name: config for name, config in golden.configs.CONFIGS.items() if name not in ("qwen3", "smollm3")},
 }
 STORED = {"float32": 1, "bfloat16": 2, "float16": 3}
 

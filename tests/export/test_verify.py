@@ -22,7 +22,7 @@ from export.lowerings.norm import rms_norm
 from export.lowerings.position import rotary_embedding
 from export.source import open_source
 from export.verify import verify_export
-from golden.models import CONFIGS
+from golden.configs import CONFIGS
 from tests.export.exported_models import write_checkpoint
 from tests.tiny import qwen3, smollm3
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import golden
+import golden.configs
 from golden.manifest import read_manifest, read_tensors, sha256, write_manifest, write_tensors
 from refimpl import layers
 
@@ -36,7 +37,7 @@ def test_every_layer_has_a_golden() -> None:
 
 def test_the_models_are_confirmed_by_another_implementation() -> None:
     confirmed = [entry["confirmed_by"] for entry in read_manifest(STORED)["entries"] if entry["kind"] == "model"]
-    assert len(confirmed) == len(golden.models.CONFIGS)
+    assert len(confirmed) == len(golden.configs.CONFIGS)
     for by in confirmed:
         assert by["implementation"] in ("transformers", "tests/peers/grok.py in torch")
         assert by["version"]
@@ -44,7 +45,7 @@ def test_the_models_are_confirmed_by_another_implementation() -> None:
 
 
 def test_all_of_it_is_small() -> None:
-    for folder, largest in {"layers": 3_000_000, "models": 1_200_000 * len(golden.models.CONFIGS)}.items():
+    for folder, largest in {"layers": 3_000_000, "models": 1_200_000 * len(golden.configs.CONFIGS)}.items():
         assert sum(path.stat().st_size for path in (STORED / folder).rglob("*") if path.is_file()) < largest
 
 
