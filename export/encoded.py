@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from export.graph import Graph, Value
@@ -22,4 +22,4 @@ class Encoded:
     layer: str
     arrays: Mapping[str, Value]
     options: Mapping[str, Any]
-    changes: tuple[Change, ...] = field(default=())
+    changes: tuple[Change, ...] = ()

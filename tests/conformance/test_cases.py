@@ -16,8 +16,9 @@ from conformance.family import LayerCase
 from conformance.readings import InFormat
 from conformance.strategies import layer_cases
 
-# What is selected or decoded may be infinite, or not a number.
-CALCULATED = sorted(name for name in FAMILIES if not FAMILIES[name].exact)
+# Codes of formats that have NaN or infinity, and keys that are hidden by -inf.
+NOT_FINITE = {"fp8_block_decode", "key_selection", "mxfp4_decode"}
+FINITE = sorted(FAMILIES.keys() - NOT_FINITE)
 
 
 def test_ids_are_unique_and_follow_the_grammar():
@@ -62,7 +63,7 @@ def test_a_drawn_id_spells_out_the_whole_case(function):
 
 
 @settings(max_examples=150, deadline=None, database=None, derandomize=True)
-@given(st.sampled_from(CALCULATED).flatmap(lambda name: layer_cases(name, FAMILIES[name].dtypes[-1])))
+@given(st.sampled_from(FINITE).flatmap(lambda name: layer_cases(name, FAMILIES[name].dtypes[-1])))
 def test_drawn_cases_fit_their_dtype(case):
     outputs = case.evaluate(InFormat("float16"))
     assert all(np.isfinite(output).all() for output in outputs if output.dtype.kind == "f")
