@@ -26,7 +26,6 @@ from refimpl.blocks import (
     Temperature,
     Weights,
 )
-from refimpl.numerics import FORMATS, float_format
 from refimpl.ops import Ops
 from refimpl.storage import Layout
 
@@ -91,11 +90,13 @@ class Blueprint:
         return [layer.mixer.state() for layer in self.layers]
 
     def cache_bytes(self, seq_len: int, dtype: str = "bfloat16") -> int:
-        """Bytes of cache that one sequence of `seq_len` tokens needs; a windowed layer keeps its window alone."""
+        """Bytes of cache that one sequence of `seq_len` tokens needs; a windowed layer keeps its window alone.
+
+        Of 0 tokens: the states that are of one size whatever the length.
+        """
         if not isinstance(seq_len, (int, np.integer)) or seq_len < 0:
             raise ValueError(f"cache_bytes: seq_len is {seq_len!r} but needs a number of tokens, 0 or more")
-        elements = sum(entry.elements(int(seq_len)) for layer in self.state() for entry in layer.values())
-        return elements * float_format(dtype, among=tuple(FORMATS)).itemsize
+        return sum(entry.nbytes(int(seq_len), dtype) for layer in self.state() for entry in layer.values())
 
     def flops(self, context: int) -> int:
         """Floating-point operations to produce one token that sees `context` tokens (2 a multiply-add)."""

@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from refimpl.blocks import MLP, Attention, GatedMLP, LatentAttention, Layer, MoE, Rope, SigmoidTopK, Yarn
+from refimpl.blocks import (
+    MLP,
+    Attention,
+    GatedDeltaNet,
+    GatedMLP,
+    KimiDeltaAttention,
+    LatentAttention,
+    Layer,
+    MoE,
+    Rope,
+    SigmoidTopK,
+    Yarn,
+)
 from refimpl.blueprint import Blueprint
 
 CACHE_FORMAT = "bfloat16"
@@ -28,7 +40,8 @@ def card(blueprint: Blueprint) -> dict[str, Any]:
         "head": "tied to the embedding" if blueprint.head.tied else "its own matrix",
         "layer plan": plan(blueprint.layers),
         "norm placement": ", ".join(name.replace("_", " ") for name in first.parts() if name.endswith("norm")),
-        "cache bytes a token": blueprint.cache_bytes(1, CACHE_FORMAT),
+        "cache bytes a token": blueprint.cache_bytes(1, CACHE_FORMAT) - blueprint.cache_bytes(0, CACHE_FORMAT),
+        **_constant_state(blueprint),
         f"cache bytes at {CONTEXT} tokens": blueprint.cache_bytes(CONTEXT, CACHE_FORMAT),
         **_expanded_cache(blueprint),
         f"FLOPs a token at {CONTEXT} tokens": blueprint.flops(CONTEXT),
@@ -45,12 +58,19 @@ def _modules(blueprint: Blueprint) -> dict[str, Any]:
     }
 
 
+def _constant_state(blueprint: Blueprint) -> dict[str, int]:
+    """Of a model with states that are of one size whatever the length; the bytes at any length include them."""
+    size = blueprint.cache_bytes(0, CACHE_FORMAT)
+    return {"state bytes of any length": size} if size else {}
+
+
 def _expanded_cache(blueprint: Blueprint) -> dict[str, int]:
     """What latent attention would keep in its other form."""
     other = blueprint.expanded()
     lengths = {"a token": 1, f"at {CONTEXT} tokens": CONTEXT}
-    sizes = {f"expanded cache bytes {name}": other.cache_bytes(length, CACHE_FORMAT) for name, length in lengths.items()}
-    return sizes if other != blueprint else {}
+    sizes = {name: other.cache_bytes(length, CACHE_FORMAT) for name, length in lengths.items()}
+    sizes["a token"] -= other.cache_bytes(0, CACHE_FORMAT)
+    return {f"expanded cache bytes {name}": size for name, size in sizes.items()} if other != blueprint else {}
 
 
 def plan(layers: Sequence[Layer]) -> list[str]:
@@ -72,6 +92,10 @@ def _mixer(mixer: Any) -> str:
             return _attention(mixer)
         case LatentAttention():
             return _latent_attention(mixer)
+        case GatedDeltaNet():
+            return _gated_delta_net(mixer)
+        case KimiDeltaAttention():
+            return _delta_attention(mixer)
     return type(mixer).__name__
 
 
@@ -83,6 +107,7 @@ def _attention(mixer: Attention) -> str:
     parts += [f"softcap {mixer.softcap:g}"] if mixer.softcap else []
     parts += ["temperature by position"] if mixer.temperature else []
     parts += [QK_NORMS[mixer.qk_norm_over]] if mixer.qk_norm else []
+    parts += ["output gate"] if mixer.output_gate else []
     parts += ["biases"] if mixer.qkv_bias or mixer.output_bias else []
     return ", ".join(parts)
 
@@ -96,6 +121,16 @@ def _latent_attention(mixer: LatentAttention) -> str:
     parts += [f"{mixer.indexer.top_k} keys chosen by an indexer"] if mixer.indexer else []
     parts += ["biases"] if mixer.bias else []
     return ", ".join(parts)
+
+
+def _gated_delta_net(mixer: GatedDeltaNet) -> str:
+    heads = f"{mixer.value_heads} heads of {mixer.key_head_dim} x {mixer.value_head_dim} on {mixer.key_heads}"
+    return f"gated delta net {heads}, convolution {mixer.conv_width}, decay a head"
+
+
+def _delta_attention(mixer: KimiDeltaAttention) -> str:
+    heads = f"{mixer.heads} heads of {mixer.head_dim} x {mixer.head_dim}"
+    return f"Kimi delta attention {heads}, convolution {mixer.conv_width}, decay a channel"
 
 
 def _rope(rope: Rope | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.layers import VOCABULARY
+from refimpl.layers.precision import converted, stays_wide
 from refimpl.numerics import Array, LazyArray, float_format, is_float, low_precision, plain, scalar_like
 from refimpl.shapes import check_counts, check_numbers
 
@@ -172,8 +173,7 @@ class Replaced(Wrapper):
 class Rounded(Wrapper):
     """Low precision as a released model computes it: every weight and every result rounded to `dtype`.
 
-    Two exceptions, as in every release: positions and frequencies stay in float32 until cos and sin are made, and so do the
-    correction biases of routers.
+    Except what every release keeps in float32 (`refimpl.layers.precision`): frequencies, correction biases, decays, states.
     """
 
     def __init__(self, inner: Ops, dtype: str) -> None:
@@ -181,18 +181,20 @@ class Rounded(Wrapper):
         self.dtype = float_format(dtype, among=("bfloat16", "float16"))
 
     def call(self, name: str, *values: Any, **options: Any) -> Any:
-        if name != "rope_cos_sin":
-            correction_bias = values[1:] if name == "sigmoid_router" else ()
-            values = tuple(self._round(value) for value in values[: len(values) - len(correction_bias)])
-            values += tuple(bias.astype(np.float32) for bias in correction_bias)
-            options = {key: self._round(value) for key, value in options.items()}
+        values, options = converted(name, values, options, narrow=self._round, wide=_float32)
         result = super().call(name, *values, **options)
-        return tuple(map(self._round, result)) if isinstance(result, tuple) else self._round(result)
+        if not isinstance(result, tuple):
+            return result if stays_wide(name, 0) else self._round(result)
+        return tuple(each if stays_wide(name, place) else self._round(each) for place, each in enumerate(result))
 
     def _round(self, value: Any) -> Any:
         if isinstance(value, np.ndarray) and is_float(value.dtype):
             return low_precision(plain(value), self.dtype)
         return RoundedStack(value, self.dtype) if isinstance(value, LazyArray) else value
+
+
+def _float32(value: Any) -> Any:
+    return plain(value).astype(np.float32) if isinstance(value, np.ndarray) and is_float(value.dtype) else value
 
 
 class RoundedStack(LazyArray):

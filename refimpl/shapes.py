@@ -8,6 +8,7 @@ The dimension key, used in names (`scores_BHTS`), in docstrings and in messages:
     V vocabulary        L layers, rank of a latent       I input width, O output width of a linear map
     E experts           A experts a token (top-k)        N blocks that share a scale, Q bytes of a block
     N unrotated part of K where it is named for itself   M depths of prediction (the model's, then its modules')
+    W taps of a convolution, Z = W - 1 inputs it keeps   (D: its channels)
 """
 
 from __future__ import annotations

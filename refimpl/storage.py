@@ -1,5 +1,5 @@
-"""How a parameter is made of the tensors on disk: as stored, transposed, a part of a fused one, stacked, joined; or decoded
-(`refimpl.quantized_storage`).
+"""How a parameter is made of the tensors on disk: as stored, transposed, squeezed, a part of a fused one, stacked, joined; or
+decoded (`refimpl.quantized_storage`).
 
 A `Layout` says so for every parameter of a model. It is plain data with three readers: `refimpl.weights` evaluates it in NumPy,
 `export` turns it into nodes of a graph, and whoever writes a checkpoint runs it backwards. Axes are negative, so that a recipe
@@ -107,6 +107,30 @@ class Transposed(View):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Squeezed(View):
+    """The same numbers without some axes of size 1, which `axes` count (from the end) among those on disk."""
+
+    source: View
+    axes: tuple[int, ...]
+
+    def leaves(self, shape: Shape) -> dict[str, Leaf]:
+        return self.source.leaves(self._stored(shape))
+
+    def read(self, tensor: Read, dtype: np.dtype[Any]) -> Array:
+        return np.squeeze(self.source.read(tensor, dtype), self.axes)
+
+    def entry(self, tensor: Read, dtype: np.dtype[Any], index: int) -> Array:
+        return np.asarray(self.read(tensor, dtype)[index])
+
+    def view(self, tensors: dict[str, Array], shape: Shape, dtype: np.dtype[Any]) -> Array:
+        return np.squeeze(self.source.view(tensors, self._stored(shape), dtype), self.axes)
+
+    def _stored(self, shape: Shape) -> Shape:
+        count, sizes = len(shape) + len(self.axes), iter(shape)
+        return tuple(1 if axis - count in self.axes else next(sizes) for axis in range(count))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Part(View):
     """Entries start, start + step, ... below stop of one axis of a fused tensor, which has `whole` of them."""
 
@@ -168,7 +192,7 @@ class Stacked(Stored):
 
 @dataclass(frozen=True)
 class Joined(Stored):
-    """Equal shares of one axis, in order: what tensor-parallel ranks keep in files of their own."""
+    """Equal shares of one axis, in order: what tensor-parallel ranks keep in files of their own, or q, k and v of one width."""
 
     sources: tuple[Stored, ...]
     axis: int

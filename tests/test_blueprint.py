@@ -13,6 +13,8 @@ from refimpl.lint import lint
 from refimpl.releases import release
 from tests.tiny import qwen3, smollm3, without
 
+QWEN3_NEXT, KIMI_LINEAR = "Qwen/Qwen3-Next-80B-A3B-Instruct", "moonshotai/Kimi-Linear-48B-A3B-Instruct"
+
 
 class TestReleases:
     # As the hub's indexes and transformers' own classes count them: all, and those that a token uses.
@@ -23,6 +25,9 @@ class TestReleases:
         "Qwen/Qwen3-4B": (4_022_468_096, 4_022_468_096),
         "Qwen/Qwen3-8B": (8_190_735_360, 8_190_735_360),
         "Qwen/Qwen3-32B": (32_762_123_264, 32_762_123_264),
+        "Qwen/Qwen3-Next-80B-A3B-Instruct": (79_674_391_296, 3_874_929_408),
+        "Qwen/Qwen3-Next-80B-A3B-Thinking": (79_674_391_296, 3_874_929_408),
+        "moonshotai/Kimi-Linear-48B-A3B-Instruct": (49_122_675_072, 3_484_453_248),
     }
 
     @pytest.mark.parametrize(("name", "counts"), TOTALS.items())
@@ -47,6 +52,10 @@ class TestReleases:
     def test_the_file_says_its_own_name_and_what_verified_it(self, name: str) -> None:
         assert release(name)["name"] == name
         assert release(name)["verified_by"]
+
+    def test_the_module_of_qwen3_next_makes_up_the_rest_of_what_the_hub_counts(self) -> None:
+        hub = release(QWEN3_NEXT)["parameters"]["hub"]["value"]
+        assert refimpl.blueprint(QWEN3_NEXT).num_parameters(multi_token=True) == hub == 79_674_391_296 + 1_650_471_424
 
     def test_a_near_name_is_suggested(self) -> None:
         with pytest.raises(ValueError, match=r"^unknown release 'Qwen/Qwen3-4b'; did you mean 'Qwen/Qwen3-4B'\?$"):
@@ -86,6 +95,17 @@ class TestCacheBytes:
         blueprint = refimpl.blueprint(qwen3(use_sliding_window=True, sliding_window=10, max_window_layers=1))
         assert blueprint.cache_bytes(7) == 7 * 3 * 64
         assert blueprint.cache_bytes(100) == (100 + 10 + 10) * 64
+
+    def test_states_of_one_size_are_those_of_no_tokens(self) -> None:
+        # 36 linear layers: 8192 channels of 3 inputs in the cache's format, 32 matrices of 128 x 128 in float32
+        blueprint = refimpl.blueprint(QWEN3_NEXT)
+        assert blueprint.cache_bytes(0) == 36 * (8192 * 3 * 2 + 32 * 128 * 128 * 4) == 77_266_944
+        assert blueprint.cache_bytes(0, "float64") == 36 * 8 * (8192 * 3 + 32 * 128 * 128)
+        # 12 layers with key and value, 2 heads of 256
+        assert blueprint.cache_bytes(5) - blueprint.cache_bytes(0) == 5 * 12 * 2 * 2 * 256 * 2
+        kimi = refimpl.blueprint(KIMI_LINEAR)
+        assert kimi.cache_bytes(0) == 20 * (3 * 4096 * 3 * 2 + 32 * 128 * 128 * 4)
+        assert kimi.cache_bytes(1) - kimi.cache_bytes(0) == 7 * (512 + 64) * 2
 
     def test_of_a_release(self) -> None:
         assert refimpl.blueprint("HuggingFaceTB/SmolLM3-3B").cache_bytes(seq_len=131072, dtype="bfloat16") == 9_663_676_416
@@ -187,3 +207,22 @@ class TestCard:
         ]
         assert (facts["layers"], facts["head"]) == (5, "tied to the embedding")
         assert facts["cache bytes a token"] == 5 * 2 * 2 * 6 * 2
+        assert "state bytes of any length" not in facts
+
+    def test_states_of_one_size_are_apart_from_what_a_token_adds(self) -> None:
+        blueprint = refimpl.blueprint(KIMI_LINEAR)
+        facts, constant = card(blueprint), blueprint.cache_bytes(0)
+        assert facts["state bytes of any length"] == constant
+        assert facts["cache bytes a token"] == 7 * (512 + 64) * 2
+        assert facts["expanded cache bytes a token"] == 7 * 32 * (192 + 128) * 2
+        assert facts["cache bytes at 4096 tokens"] == 4096 * facts["cache bytes a token"] + constant
+        assert facts["expanded cache bytes at 4096 tokens"] == 4096 * facts["expanded cache bytes a token"] + constant
+
+    def test_says_what_linear_layers_are(self) -> None:
+        hybrid, kimi = (card(refimpl.blueprint(name))["layer plan"] for name in (QWEN3_NEXT, KIMI_LINEAR))
+        assert "layers 0-2, 4-6," in hybrid[0]
+        assert ": gated delta net 32 heads of 128 x 128 on 16, convolution 4, decay a head; 10 of 512 experts" in hybrid[0]
+        assert ": attention 16 heads of 256 on 2, RoPE 64 of base 1e+07, QK-norm, output gate; 10 of" in hybrid[1]
+        assert kimi[0].startswith(
+            "layers 0: Kimi delta attention 32 heads of 128 x 128, convolution 4, decay a channel; gated MLP"
+        )

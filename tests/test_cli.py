@@ -50,7 +50,7 @@ def test_list_releases(call) -> None:
     assert rows["HuggingFaceTB/SmolLM3-3B"] == 3_075_098_624
 
 
-@pytest.mark.parametrize("what", ["layers", "cases", "backends"])
+@pytest.mark.parametrize("what", ["layers", "cases", "backends", "mutants", "variants"])
 def test_lists_in_words_and_json_agree(call, what: str) -> None:
     rows = json.loads(call("list", what, "--json")[1])
     text = call("list", what)[1]
@@ -188,6 +188,19 @@ def test_export_writes_a_graph(call, checkpoint: Path) -> None:
     assert code == 0
     assert "verified" in out
     assert (checkpoint / "model.onnx").is_file()
+
+
+def test_export_in_a_chosen_opset(call, checkpoint: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    code, _, _ = call("export", checkpoint, "-o", checkpoint / "model.onnx", "--opset", 27)
+    assert code == 0
+    imports = {
+        entry.domain: entry.version for entry in onnx.load(checkpoint / "model.onnx", load_external_data=False).opset_import
+    }
+    assert imports[""] == 27
+    code, _, err = call("export", checkpoint, "-o", checkpoint / "model.onnx", "--opset", 22)
+    assert code == 4
+    assert "opset is 22 but must be one of 23 to" in err
 
 
 def test_conform_runs_a_users_file_and_reports(call, tmp_path: Path) -> None:

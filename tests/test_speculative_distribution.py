@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import refimpl
+from conformance.mutants.speculation import RULES
 from refimpl import Model, ModelDrafter, Sampling, speculative
 from refimpl.drafters import Draft, FunctionDrafter
 from refimpl.speculative import speculate
-from tests.conformance.sampling_faults import VERIFICATION_FAULTS
 from tests.tiny import qwen3, smollm3
 
 
@@ -97,10 +97,10 @@ class TestDistribution:
         drafter = FunctionDrafter(lambda row, count: (row[-1] + np.arange(count)) % 4, 4)
         assert difference(speculated(drafter, "three drafts"), texts_of(TARGET, HALVES, 5)) < 1e-12
 
-    @pytest.mark.parametrize("label", [label for label in VERIFICATION_FAULTS if label != "residual not renormalised"])
+    @pytest.mark.parametrize("label", [label for label in RULES if label != "residual-not-renormalised"])
     def test_a_wrong_rule_has_another(self, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """But the residual that is not renormalised: drawing a token renormalises."""
-        monkeypatch.setattr(speculative, "speculative_accept", VERIFICATION_FAULTS[label])
+        monkeypatch.setattr(speculative, "speculative_accept", RULES[label])
         off = [
             difference(speculated(ModelDrafter(DRAFT), name), texts_of(TARGET, *SETTINGS[name][:3:2]))
             for name in ("quarters", "halves")

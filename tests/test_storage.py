@@ -17,6 +17,7 @@ from refimpl.storage import (
     Leaf,
     Part,
     Sharded,
+    Squeezed,
     Stacked,
     Stored,
     Tensor,
@@ -60,6 +61,14 @@ RECIPES: dict[str, tuple[Stored, dict[str, tuple[int, ...]]]] = {
     ),
     "joined_columns": (Joined(tuple(map(Tensor, "abcd")), -1), dict.fromkeys("abcd", (E, F, D // 4))),
     "sharded": (Sharded("w", -1), {"w": (E, F, D)}),
+    "squeezed": (Squeezed(source=Tensor("w"), axes=(-2,)), {"w": (E, F, 1, D)}),
+    "squeezed_around": (Squeezed(source=Tensor("w"), axes=(-6, -5, -2)), {"w": (1, 1, E, F, 1, D)}),
+    "squeezed_transposed": (Squeezed(source=Transposed(Tensor("w")), axes=(-4,)), {"w": (1, E, D, F)}),
+    "transposed_squeezed": (Transposed(Squeezed(source=Tensor("w"), axes=(-1,))), {"w": (E, D, F, 1)}),
+    "joined_squeezed": (
+        Joined(tuple(Squeezed(source=Tensor(name), axes=(-2,)) for name in "abcd"), -1),
+        dict.fromkeys("abcd", (E, F, 1, D // 4)),
+    ),
     "joined_rows": (Joined((Tensor("a"),), -2), {"a": (E, F, D)}),
     "stacked_joined": (
         Stacked(tuple(Joined((Tensor(f"a{e}"), Tensor(f"b{e}")), -1) for e in range(E))),
@@ -168,6 +177,15 @@ class TestMeaning:
         tensors = {"a": np.array([[1, 2]]), "b": np.array([[3, 4]])}
         np.testing.assert_array_equal(Joined((Tensor("a"), Tensor("b")), -1).read(Reader(tensors), F64), [[1, 2, 3, 4]])
         np.testing.assert_array_equal(Joined((Tensor("b"), Tensor("a")), -2).read(Reader(tensors), F64), [[3, 4], [1, 2]])
+
+    def test_axes_of_size_one_are_left_out(self) -> None:
+        stored = np.arange(3).reshape(1, 1, 3, 1)
+        recipe = Squeezed(source=Tensor("a"), axes=(-4, -3, -1))
+        np.testing.assert_array_equal(recipe.read(Reader({"a": stored}), F64), [0, 1, 2])
+        assert recipe.entry(Reader({"a": stored}), F64, 2) == 2
+        tensors: dict[str, np.ndarray] = {}
+        recipe.write(np.array([5, 6, 7]), tensors)
+        assert tensors["a"].tolist() == [[[[5], [6], [7]]]]
 
     def test_four_bits_are_decoded_row_by_row(self) -> None:
         tensors = on_disk("fused_mxfp4")

@@ -2,7 +2,9 @@
 
 from refimpl.blocks.attention import Attention
 from refimpl.blocks.base import Block, ChannelMixer, Inputs, Scoped, State, StateEntry, TokenMixer, Weights
+from refimpl.blocks.delta_attention import KimiDeltaAttention
 from refimpl.blocks.ends import Embedding, Head, PositionEmbedding
+from refimpl.blocks.gated_delta_net import GatedDeltaNet
 from refimpl.blocks.indexer import Indexer
 from refimpl.blocks.latent_attention import LatentAttention
 from refimpl.blocks.layer import Layer
@@ -21,11 +23,13 @@ __all__ = [
     "ChannelMixer",
     "Embedding",
     "Experts",
+    "GatedDeltaNet",
     "GatedMLP",
     "GrokYarn",
     "Head",
     "Indexer",
     "Inputs",
+    "KimiDeltaAttention",
     "LatentAttention",
     "Layer",
     "LayerNorm",

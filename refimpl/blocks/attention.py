@@ -21,6 +21,7 @@ class Attention(TokenMixer):
 
     qk_norm_over: whether q and k are normed head by head, the whole projection at once before it is split, or head by head
     after the rotation. The size of `qk_norm` follows from it.
+    output_gate: whether each head's rows of W_q are followed by as many for a gate: y = (attention(q, k, v) · σ(gate)) W_o.
     """
 
     hidden_size: int
@@ -38,6 +39,7 @@ class Attention(TokenMixer):
     sinks: bool = False
     softcap: float | None = None
     temperature: Temperature | None = None
+    output_gate: bool = False
 
     @property
     def span(self) -> int | None:
@@ -47,7 +49,8 @@ class Attention(TokenMixer):
     def parameters(self) -> dict[str, tuple[int, ...]]:
         q_width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim
         found: dict[str, tuple[int, ...]] = {}
-        for name, width in (("q_proj", q_width), ("k_proj", kv_width), ("v_proj", kv_width)):
+        q_rows = 2 * q_width if self.output_gate else q_width
+        for name, width in (("q_proj", q_rows), ("k_proj", kv_width), ("v_proj", kv_width)):
             found[f"{name}.weight"] = (width, self.hidden_size)
             if self.qkv_bias:
                 found[f"{name}.bias"] = (width,)
@@ -73,7 +76,7 @@ class Attention(TokenMixer):
         return super().flops(context) + 2 * 2 * seen * self.heads * self.head_dim
 
     def __call__(self, ops: Ops, weights: Weights, x: Any, inputs: Inputs, state: State | None) -> tuple[Any, State]:
-        q = self._project(ops, weights, x, "q", self.heads)
+        q, gate = self._query(ops, weights, x)
         k = self._project(ops, weights, x, "k", self.kv_heads)
         v = self._project(ops, weights, x, "v", self.kv_heads)
         if self.qk_norm_over == "head":
@@ -96,6 +99,8 @@ class Attention(TokenMixer):
             **self._switches(weights, inputs),
         )
         mixed = ops.tap("attention", mixed)
+        if gate is not None:
+            mixed = ops.tap("gated_attention", ops.sigmoid_gate(mixed, gate))
         y = ops.linear(ops.merge_heads(mixed), weights["o_proj.weight"], *self._bias(weights, "o_proj", self.output_bias))
         return ops.tap("o_proj", y), new_state
 
@@ -125,6 +130,14 @@ class Attention(TokenMixer):
             "sinks": weights["sinks"] if self.sinks else None,
         }
         return {name: value for name, value in present.items() if value is not None}
+
+    def _query(self, ops: Ops, weights: Weights, x: Any) -> tuple[Any, Any | None]:
+        """q [B, T, H, K] and, where there is one, the gate of the output, of the same shape."""
+        both = self._project(ops, weights, x, "q", self.heads)
+        if not self.output_gate:
+            return both, None
+        q, gate = ops.split(both, sizes=(self.head_dim, self.head_dim))
+        return q, ops.tap("gate", gate)
 
     def _project(self, ops: Ops, weights: Weights, x: Any, name: str, heads: int) -> Any:
         projection = f"{name}_proj"

@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
+from refimpl.numerics import FORMATS, float_format
 from refimpl.ops import Ops
 
 Weights = Mapping[str, Any]
@@ -18,12 +19,14 @@ State = dict[str, Any]
 class StateEntry:
     """One tensor of a layer's cache: `shape` a token where it grows with the length, `shape` in all where it does not.
 
-    `window` bounds how many tokens are ever read; None means all.
+    `window` bounds how many tokens are ever read; None means all. `dtype` is the narrowest format in which it may be kept,
+    whatever that of the cache; None: none.
     """
 
     shape: tuple[int, ...]
     grows: bool = True
     window: int | None = None
+    dtype: Literal["float32"] | None = None
 
     def elements(self, length: int) -> int:
         """How many numbers one sequence of `length` tokens needs."""
@@ -32,6 +35,11 @@ class StateEntry:
         for size in self.shape:
             count *= size
         return count
+
+    def nbytes(self, length: int, cache_dtype: str) -> int:
+        """How many bytes those are in a cache of `cache_dtype`."""
+        itemsize = float_format(cache_dtype, among=tuple(FORMATS)).itemsize
+        return self.elements(length) * max(itemsize, FORMATS[self.dtype].itemsize if self.dtype else 0)
 
 
 @dataclass(frozen=True, kw_only=True)

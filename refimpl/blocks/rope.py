@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy.typing as npt
 
@@ -79,23 +79,25 @@ class Rope:
         """What the scale of latent attention is multiplied by; any other attention leaves it alone."""
         return self.scaling.softmax_factor if isinstance(self.scaling, Yarn) else 1.0
 
-    def frequencies(self, dtype: npt.DTypeLike) -> Array:
-        """inv_freq [P/2] in `dtype`."""
+    def rule(self) -> tuple[str, dict[str, Any]]:
+        """The layer that makes its frequencies, and the options that its scaling gives to it."""
         match self.scaling:
             case None:
-                return layers.rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype)
-            case Linear(factor=factor):
-                return layers.linear_rope_frequencies(self.rotary_dim, theta=self.theta, factor=factor, dtype=dtype)
+                return "rope_frequencies", {}
+            case Linear():
+                return "linear_rope_frequencies", asdict(self.scaling)
             case Llama3():
-                options = asdict(self.scaling)
-                return layers.llama3_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)
+                return "llama3_rope_frequencies", asdict(self.scaling)
             case Yarn():
                 options = asdict(self.scaling)
                 del options["attention_factor"], options["softmax_factor"]
-                return layers.yarn_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)
+                return "yarn_rope_frequencies", options
             case GrokYarn():
-                options = asdict(self.scaling)
-                return layers.grok_yarn_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)
+                return "grok_yarn_rope_frequencies", asdict(self.scaling)
             case ThetaScaled():
-                options = asdict(self.scaling)
-                return layers.theta_scaled_rope_frequencies(self.rotary_dim, theta=self.theta, dtype=dtype, **options)
+                return "theta_scaled_rope_frequencies", asdict(self.scaling)
+
+    def frequencies(self, dtype: npt.DTypeLike) -> Array:
+        """inv_freq [P/2] in `dtype`."""
+        name, options = self.rule()
+        return layers.VOCABULARY[name](self.rotary_dim, theta=self.theta, dtype=dtype, **options)

@@ -11,6 +11,13 @@ from typing import Any
 
 from refimpl.layers.attention import attention, attention_online, soft_cap
 from refimpl.layers.cache import ring_append, ring_order
+from refimpl.layers.chunked import (
+    delta_rule_chunked,
+    gated_delta_rule_chunked,
+    gated_linear_attention_chunked,
+    linear_attention_chunked,
+)
+from refimpl.layers.convolution import causal_conv1d
 from refimpl.layers.embedding import embedding, lm_head
 from refimpl.layers.experts import expert_mixture, routed_experts
 from refimpl.layers.fp8 import fp8_block_decode, fp8_block_encode
@@ -27,11 +34,18 @@ from refimpl.layers.frequencies import (
 from refimpl.layers.indexer import index_scores, key_selection
 from refimpl.layers.int4 import int4_group_decode, int4_group_encode
 from refimpl.layers.latent_attention import expand_latent, latent_attention, latent_attention_expanded
+from refimpl.layers.linear_attention import (
+    delta_rule,
+    gated_delta_rule,
+    gated_linear_attention,
+    linear_attention,
+    softplus_decay,
+)
 from refimpl.layers.loss import cross_entropy, multi_token_loss
 from refimpl.layers.mask import attention_mask, causal_mask, chunked_mask, padding_mask, sliding_window_mask
 from refimpl.layers.mlp import clamped_swiglu, geglu, gelu, linear, sigmoid, sigmoid_gate, silu, swiglu
 from refimpl.layers.multi_token import multi_token_input
-from refimpl.layers.norm import l2_norm, layer_norm, rms_norm
+from refimpl.layers.norm import gated_rms_norm, l2_norm, layer_norm, rms_norm
 from refimpl.layers.position import (
     log_floor_temperature,
     log_length_temperature,
@@ -49,6 +63,7 @@ from refimpl.layers.router import (
     top_k_softmax_router,
 )
 from refimpl.layers.sampling import sample_token, speculative_accept, token_distribution
+from refimpl.layers.state_space import ssd, ssd_chunked
 
 VOCABULARY: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -56,6 +71,7 @@ VOCABULARY: dict[str, Callable[..., Any]] = {
         rms_norm,
         layer_norm,
         l2_norm,
+        gated_rms_norm,
         rope_frequencies,
         linear_rope_frequencies,
         llama3_rope_frequencies,
@@ -80,6 +96,13 @@ VOCABULARY: dict[str, Callable[..., Any]] = {
         latent_attention,
         index_scores,
         key_selection,
+        causal_conv1d,
+        softplus_decay,
+        linear_attention,
+        gated_linear_attention,
+        delta_rule,
+        gated_delta_rule,
+        ssd,
         soft_cap,
         linear,
         silu,
@@ -113,15 +136,23 @@ __all__ = [
     "attention",
     "attention_mask",
     "attention_online",
+    "causal_conv1d",
     "causal_mask",
     "chunked_mask",
     "clamped_swiglu",
     "cross_entropy",
+    "delta_rule",
+    "delta_rule_chunked",
     "embedding",
     "expand_latent",
     "expert_mixture",
     "fp8_block_decode",
     "fp8_block_encode",
+    "gated_delta_rule",
+    "gated_delta_rule_chunked",
+    "gated_linear_attention",
+    "gated_linear_attention_chunked",
+    "gated_rms_norm",
     "geglu",
     "gelu",
     "grok_yarn_rope_frequencies",
@@ -134,6 +165,8 @@ __all__ = [
     "latent_attention_expanded",
     "layer_norm",
     "linear",
+    "linear_attention",
+    "linear_attention_chunked",
     "linear_rope_frequencies",
     "llama3_rope_frequencies",
     "lm_head",
@@ -161,7 +194,10 @@ __all__ = [
     "soft_cap",
     "softcapped_softmax_router",
     "softmax_top_k_router",
+    "softplus_decay",
     "speculative_accept",
+    "ssd",
+    "ssd_chunked",
     "swiglu",
     "theta_scaled_rope_frequencies",
     "token_distribution",

@@ -1,11 +1,14 @@
-"""Normalisation over the last axis: RMSNorm, LayerNorm and the L2 norm."""
+"""Normalisation over the last axis: RMSNorm, the gated RMSNorm, LayerNorm and the L2 norm."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from refimpl.layers.mlp import sigmoid, silu
 from refimpl.numerics import Array, float32_inside
 from refimpl.shapes import check, check_flags, check_floats, check_numbers
+
+GATES = {"silu": silu, "sigmoid": sigmoid}
 
 
 def rms_norm(x: Array, weight: Array | None = None, *, eps: float, zero_centred: bool = False) -> Array:
@@ -48,6 +51,42 @@ def _unit_rms(x: Array, eps: float) -> Array:
 @float32_inside
 def _zero_centred(x: Array, weight: Array, eps: float) -> Array:
     return _unit_rms(x, eps) * (1 + weight)
+
+
+def gated_rms_norm(
+    x: Array, gate: Array, weight: Array, *, eps: float, activation: str = "silu", gate_first: bool = False
+) -> Array:
+    """Root-mean-square normalisation with a gate, as it ends a layer of linear attention.
+
+    y = rms_norm(x) · w · act(gate)          or, with `gate_first`, rms_norm(x · act(gate)) · w
+
+    Shapes: x and gate [..., D], weight [D]; y as x.
+    Rules:
+      R1  eps, mean and gain are those of `rms_norm`, over the entries of one head.
+      R2  the gate goes through the activation ("silu" or "sigmoid"), x does not.
+      R3  the norm comes before the gate unless `gate_first`.
+      R4  the gain is plain, also in models whose other norms are zero-centred.
+    Dtype: T1  the normalised value in float32, cast, times the gain; then times the activation in float32, cast.
+           This function computes in the dtype of x.
+    Pitfalls: SiLU for sigmoid or the reverse (gated-norm-sigmoid-vs-silu); the gate before the norm; 1 + w.
+    Source: Mamba-2, arXiv:2405.21060, section 7.1 (`gate_first`, SiLU); Qwen3-Next (SiLU); Kimi Linear (sigmoid).
+    """
+    check("gated_rms_norm", x=(x, "...D"), gate=(gate, "...D"), weight=(weight, "D"))
+    check_floats("gated_rms_norm", x=x, gate=gate, weight=weight)
+    check_numbers("gated_rms_norm", eps=eps, at_least=0)
+    check_flags("gated_rms_norm", gate_first=gate_first)
+    if gate.shape != x.shape:
+        raise ValueError(f"gated_rms_norm: gate has shape {gate.shape} but needs {x.shape}, the shape of x")
+    if activation not in GATES:
+        raise ValueError(f"gated_rms_norm: activation is {activation!r} but must be 'silu' or 'sigmoid'")
+    if gate_first:
+        return _unit_rms(_gated(x, gate, activation), eps) * weight
+    return _gated(_unit_rms(x, eps) * weight, gate, activation)
+
+
+@float32_inside
+def _gated(x: Array, gate: Array, activation: str) -> Array:
+    return x * GATES[activation](gate)
 
 
 @float32_inside

@@ -15,6 +15,7 @@ from refimpl.models.glm4_moe import glm4_moe
 from refimpl.models.gpt2 import gpt2
 from refimpl.models.gpt_oss import gpt_oss
 from refimpl.models.grok import grok
+from refimpl.models.kimi_linear import kimi_linear
 from refimpl.models.llama import llama
 from refimpl.models.llama4 import llama4, llama4_text
 from refimpl.models.minimax_m2 import minimax_m2
@@ -24,6 +25,7 @@ from refimpl.models.mistral_large3 import mistral_large3
 from refimpl.models.olmo2 import olmo2
 from refimpl.models.qwen3 import qwen3
 from refimpl.models.qwen3_moe import qwen3_moe
+from refimpl.models.qwen3_next import qwen3_next
 from refimpl.models.smollm3 import smollm3
 
 # What a params.json describes, which does not say so.
@@ -39,6 +41,7 @@ ARCHITECTURES: Mapping[str, Callable[[Config], Blueprint]] = {
     "gpt_oss": gpt_oss,
     "git": grok,
     "kimi_k2": deepseek_v3,
+    "kimi_linear": kimi_linear,
     "llama": llama,
     "llama4": llama4,
     "llama4_text": llama4_text,
@@ -50,6 +53,7 @@ ARCHITECTURES: Mapping[str, Callable[[Config], Blueprint]] = {
     "olmo2": olmo2,
     "qwen3": qwen3,
     "qwen3_moe": qwen3_moe,
+    "qwen3_next": qwen3_next,
     "smollm3": smollm3,
 }
 

@@ -12,6 +12,7 @@ from refimpl.models.llama_like import ACTIVATIONS, gated_mlp
 from refimpl.models.moe_like import experts_per_token, gated_experts, moe_disks
 from refimpl.models.rope_config import read_rope
 
+MLP_TYPES = ("dense", "sparse")
 # The eps that its class gives to the norms between the projections of latent attention, whatever `rms_norm_eps` says.
 LATENT_EPS = 1e-6
 
@@ -33,8 +34,13 @@ def plain_rotation(config: Config, rotated: int, head_dim: int) -> Rope:
     return read_rope(config, head_dim=rotated, default_theta=1e4)
 
 
-def latent_attention(config: Config, *, rotation: Callable[[Config, int, int], Rope] = plain_rotation) -> LatentAttention:
-    """rotation: reads the rotary keys, given the width of the rotated part and of a whole head. Keys beside these:
+Rotation = Callable[[Config, int, int], Rope]
+
+
+def latent_attention(config: Config, *, rotation: Rotation | None = plain_rotation) -> LatentAttention:
+    """rotation: reads the rotary keys, given the width of the rotated part and of a whole head; None: no positions.
+
+    Keys beside these:
 
     q_lora_rank       null: queries without a latent; default 1536
     kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: default 512, 128, 64, 128
@@ -50,10 +56,7 @@ def latent_attention(config: Config, *, rotation: Callable[[Config, int, int], R
         )
     config.ignore("head_dim", "qk_head_dim")
     nope, rotated = _width(config, "qk_nope_head_dim", 128), _width(config, "qk_rope_head_dim", 64)
-    if rotated % 2:
-        raise ValueError(f"config: qk_rope_head_dim is {rotated} but rotated entries go in pairs")
-    rope = rotation(config, rotated, nope + rotated)
-    rope = replace(rope, interleaved=bool(config.optional("rope_interleave", bool, True)))
+    rope = None if rotation is None else _rope(config, rotation, nope, rotated)
     return LatentAttention(
         hidden_size=config.positive("hidden_size"),
         heads=heads,
@@ -62,11 +65,18 @@ def latent_attention(config: Config, *, rotation: Callable[[Config, int, int], R
         nope_head_dim=nope,
         rope_head_dim=rotated,
         v_head_dim=_width(config, "v_head_dim", 128),
-        scale=(nope + rotated) ** -0.5 * rope.softmax_factor,
+        scale=(nope + rotated) ** -0.5 * (1.0 if rope is None else rope.softmax_factor),
         rope=rope,
         norm_eps=LATENT_EPS,
         bias=config.take("attention_bias", bool, False),
     )
+
+
+def _rope(config: Config, rotation: Rotation, nope: int, rotated: int) -> Rope:
+    if rotated % 2:
+        raise ValueError(f"config: qk_rope_head_dim is {rotated} but rotated entries go in pairs")
+    rope = rotation(config, rotated, nope + rotated)
+    return replace(rope, interleaved=bool(config.optional("rope_interleave", bool, True)))
 
 
 def channel_mixers(config: Config, moe: MoE, count: int, types: Sequence[str] | None = None) -> list[ChannelMixer]:
@@ -84,10 +94,10 @@ def channel_mixers(config: Config, moe: MoE, count: int, types: Sequence[str] | 
     return [mlp if each == "dense" else moe for each in types]
 
 
-def routed_and_shared(config: Config, router: Router) -> MoE:
-    """Keys: moe_intermediate_size; n_shared_experts, the shared network is that many times as wide as an expert; default 1."""
+def routed_and_shared(config: Config, router: Router, *, count: str = "n_shared_experts") -> MoE:
+    """Keys: moe_intermediate_size; `count`, the shared network is that many times as wide as an expert; default 1."""
     routed = gated_experts(config, router.experts, width="moe_intermediate_size")
-    shared = config.bounded("n_shared_experts", config.take("n_shared_experts", int, 1), at_least=0)
+    shared = config.bounded(count, config.take(count, int, 1), at_least=0)
     network = GatedMLP(
         hidden_size=routed.hidden_size,
         intermediate_size=shared * routed.intermediate_size,
@@ -96,19 +106,26 @@ def routed_and_shared(config: Config, router: Router) -> MoE:
     return MoE(router=router, experts=routed, shared=network if shared else None)
 
 
-def sigmoid_router(config: Config) -> SigmoidTopK:
-    """Keys: n_routed_experts; num_experts_per_tok, default 8; n_group, topk_group and routed_scaling_factor, default 1;
-    norm_topk_prob, default yes.
+def sigmoid_router(
+    config: Config,
+    *,
+    count: str = "n_routed_experts",
+    per_token: str = "num_experts_per_tok",
+    group_count: str = "n_group",
+    renormalise: str = "norm_topk_prob",
+) -> SigmoidTopK:
+    """Keys, of which four go by the names that are given: n_routed_experts; num_experts_per_tok, default 8; n_group, topk_group
+    and routed_scaling_factor, default 1; norm_topk_prob, default yes.
     """
-    experts = config.positive("n_routed_experts")
-    groups, top_groups = (config.bounded(key, config.take(key, int, 1), at_least=1) for key in ("n_group", "topk_group"))
+    experts = config.positive(count)
+    groups, top_groups = (config.bounded(key, config.take(key, int, 1), at_least=1) for key in (group_count, "topk_group"))
     if experts % groups or top_groups > groups:
         raise ValueError(f"config: {top_groups} of {groups} groups cannot be chosen from {experts} experts")
     return SigmoidTopK(
         hidden_size=config.positive("hidden_size"),
         experts=experts,
-        top_k=experts_per_token(config, experts, default=8, available=experts // groups * top_groups),
-        renormalise=config.take("norm_topk_prob", bool, True),
+        top_k=experts_per_token(config, experts, default=8, available=experts // groups * top_groups, key=per_token),
+        renormalise=config.take(renormalise, bool, True),
         scaling_factor=config.take("routed_scaling_factor", float, 1.0),
         groups=groups,
         top_groups=top_groups,

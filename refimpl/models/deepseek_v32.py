@@ -12,8 +12,9 @@ from dataclasses import replace
 from refimpl.blocks import Indexer, LatentAttention
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
-from refimpl.models.deepseek_like import LATENT_PARTS, latent_attention
+from refimpl.models.deepseek_like import LATENT_PARTS, MLP_TYPES, latent_attention
 from refimpl.models.deepseek_v3 import latent_model
+from refimpl.models.llama_like import layer_list
 
 INDEX_EPS = 1e-6
 PARTS = {
@@ -21,7 +22,6 @@ PARTS = {
     "mixer.indexer.q_proj": "self_attn.indexer.wq_b",
     "mixer.indexer.k_proj": "self_attn.indexer.wk",
 }
-MLP_TYPES = ("dense", "sparse")
 
 
 def deepseek_v32(config: Config) -> Blueprint:
@@ -33,8 +33,8 @@ def deepseek_v32(config: Config) -> Blueprint:
     mlp_bias is not read by any implementation
     """
     config.ignore("mlp_bias")
-    _layer_list(config, "layer_types", ("indexed_attention",))
-    mlp_types = _layer_list(config, "mlp_layer_types", MLP_TYPES)
+    layer_list(config, "layer_types", ("indexed_attention",))
+    mlp_types = layer_list(config, "mlp_layer_types", MLP_TYPES)
     attention = latent_attention(config)
     return latent_model(config, replace(attention, indexer=_indexer(config, attention)), PARTS, mlp_types=mlp_types)
 
@@ -57,17 +57,3 @@ def _indexer(config: Config, attention: LatentAttention) -> Indexer:
         rope=replace(attention.rope, interleaved=False),
         norm_eps=INDEX_EPS,
     )
-
-
-def _layer_list(config: Config, key: str, choices: tuple[str, ...]) -> list[str] | None:
-    """The list under `key`, of one of `choices` for each layer; None where it is absent or null."""
-    found = config.optional(key, list)
-    if found is None:
-        return None
-    count = config.count("num_hidden_layers")
-    if len(found) != count:
-        raise ValueError(f"config: {key} has {len(found)} entries but num_hidden_layers is {count}")
-    unknown = [each for each in found if each not in choices]
-    if unknown:
-        raise ValueError(f"config: {key} has {unknown[0]!r} but {config.name!r} supports {', '.join(choices)}")
-    return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from refimpl.blueprint import Blueprint
 from refimpl.quantized_storage import Mxfp4
-from refimpl.storage import Layout, Part, Shape, Stacked, Stored, Tensor, Transposed
+from refimpl.storage import Joined, Layout, Part, Shape, Squeezed, Stacked, Stored, Tensor, Transposed
 
 # Makes the recipe of a parameter of a layer from that layer's prefix on disk and the parameter's shape.
 Recipe = Callable[[str, Shape], Stored]
@@ -32,12 +32,21 @@ MODULE_COPIES = {"embed_tokens": "embedding", "shared_head.head": "head"}
 
 
 @dataclass(frozen=True, kw_only=True)
+class Module:
+    """The prefixes of the only module for multi-token prediction of a model: of its layer, and of what stands beside it."""
+
+    layer: str
+    parts: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Disk:
     """The prefixes of a model's parts on disk.
 
     layer_parts: of parts of a layer, within it; the longest name that fits counts, and it may be that of one parameter or a
       `Recipe`. ignored: patterns of tensors that are no parameters of the model. quantised: which of the parameters are stored
-      in a few bits, and how (`refimpl.models.quantized`).
+      in a few bits, and how (`refimpl.models.quantized`). module: absent where modules are further layers (`MODULE_PARTS`),
+      each with copies of the tables, of which a `Module` has none.
     """
 
     layer_parts: Mapping[str, str | Recipe] = field(default_factory=lambda: LAYER_PARTS)
@@ -48,6 +57,7 @@ class Disk:
     head: str = "lm_head"
     ignored: tuple[str, ...] = ()
     quantised: Quantised | None = None
+    module: Module | None = None
 
     def layout(self, blueprint: Blueprint) -> Layout:
         """The recipes of all parameters of `blueprint`; a tied head may be stored as well."""
@@ -64,20 +74,50 @@ class Disk:
             return Tensor(f"{getattr(self, part)}.{rest}")
         index, inner = rest.split(".", 1)
         parts = self.layer_parts
+        if part == "multi_token" and self.module is not None:
+            return self._module_source(self.module, inner, shape)
         if part == "multi_token":
             index, inner, parts = str(count + int(index)), inner.removeprefix("layer."), {**parts, **MODULE_PARTS}
-        prefix = f"{self.layers}.{index}."
-        fitting = max((known for known in parts if f"{inner}.".startswith(f"{known}.")), key=len)
-        target = parts[fitting]
-        return target(prefix, shape) if callable(target) else Tensor(prefix + target + inner.removeprefix(fitting))
+        return _found(parts, f"{self.layers}.{index}.", inner, shape)
+
+    def _module_source(self, module: Module, name: str, shape: Shape) -> Stored:
+        part, rest = name.split(".", 1)
+        if part == "layer":
+            return _found(self.layer_parts, f"{module.layer}.", rest, shape)
+        return Tensor(f"{module.parts[part]}.{rest}")
 
     def _module_copies(self, blueprint: Blueprint, index: int) -> dict[str, str]:
+        if self.module is not None:
+            return {}
         tables = {"embedding": self.embedding, "head": self.embedding if blueprint.head.tied else self.head}
         return {f"{self.layers}.{index}.{copy}.weight": f"{tables[table]}.weight" for copy, table in MODULE_COPIES.items()}
 
     def _stored(self, name: str, shape: Shape, count: int) -> Stored:
         source = self._source(name, shape, count)
         return source if self.quantised is None else self.quantised(name, shape, source)
+
+
+def _found(parts: Mapping[str, str | Recipe], prefix: str, name: str, shape: Shape) -> Stored:
+    """The recipe of the parameter `name` of a layer: of the longest of `parts` that it begins with."""
+    fitting = max((known for known in parts if f"{name}.".startswith(f"{known}.")), key=len)
+    target = parts[fitting]
+    return target(prefix, shape) if callable(target) else Tensor(prefix + target + name.removeprefix(fitting))
+
+
+def squeezed(name: str, *, axes: tuple[int, ...]) -> Recipe:
+    """A tensor with axes of size 1 that the parameter has not."""
+    return lambda prefix, shape: Squeezed(source=Tensor(prefix + name), axes=axes)
+
+
+def convolution(*names: str) -> Recipe:
+    """Taps [D, W] that are stored as [D, 1, W], or as so many equal shares of the channels, each in a tensor of its own."""
+
+    def recipe(prefix: str, shape: Shape) -> Stored:
+        """One tensor, or all of them joined."""
+        shares = tuple(Squeezed(source=Tensor(prefix + name), axes=(-2,)) for name in names)
+        return shares[0] if len(shares) == 1 else Joined(shares, -2)
+
+    return recipe
 
 
 def stacked(name: str) -> Recipe:

@@ -40,6 +40,20 @@ def layer_types(config: Config, derived: list[str]) -> list[str]:
     return derived if configured is None else configured
 
 
+def layer_list(config: Config, key: str, choices: tuple[str, ...]) -> list[str] | None:
+    """The list under `key`, of one of `choices` for each layer; None where it is absent or null."""
+    found = config.optional(key, list)
+    if found is None:
+        return None
+    count = config.count("num_hidden_layers")
+    if len(found) != count:
+        raise ValueError(f"config: {key} has {len(found)} entries but num_hidden_layers is {count}")
+    unknown = [each for each in found if each not in choices]
+    if unknown:
+        raise ValueError(f"config: {key} has {unknown[0]!r} but {config.name!r} supports {', '.join(choices)}")
+    return found
+
+
 def windows(
     config: Config,
     layer_types: Sequence[str],

@@ -13,13 +13,25 @@ from refimpl.storage import Part, Shape, Stored, Tensor
 MATRICES = ("gate_proj", "up_proj", "down_proj")
 
 
-def experts_per_token(config: Config, experts: int, *, default: int, available: int | None = None) -> int:
-    """`num_experts_per_tok`: at most as many as there are, or as are `available` once some of them are left out."""
-    top_k = config.bounded("num_experts_per_tok", config.take("num_experts_per_tok", int, default), at_least=1)
+def experts_per_token(
+    config: Config, experts: int, *, default: int, available: int | None = None, key: str = "num_experts_per_tok"
+) -> int:
+    """The value of `key`: at most as many as there are, or as are `available` once some of them are left out."""
+    top_k = config.bounded(key, config.take(key, int, default), at_least=1)
     available = experts if available is None else available
     if top_k > available:
-        raise ValueError(f"config: num_experts_per_tok is {top_k} but a token chooses among {available} of {experts} experts")
+        raise ValueError(f"config: {key} is {top_k} but a token chooses among {available} of {experts} experts")
     return top_k
+
+
+def sparse_layers(config: Config, count: int) -> list[bool]:
+    """Which layers have experts: i (from 0) where `decoder_sparse_step` divides i + 1 and `mlp_only_layers` does not name i."""
+    step = config.optional_positive("decoder_sparse_step", 1) or 1
+    dense = config.optional("mlp_only_layers", list) or []
+    unfit = [index for index in dense if type(index) is not int or not 0 <= index < count]
+    if unfit:
+        raise ValueError(f"config: mlp_only_layers has {unfit[0]!r} but needs numbers of layers, 0 to {count - 1}")
+    return [index not in dense and (index + 1) % step == 0 for index in range(count)]
 
 
 def gated_experts(config: Config, experts: int, *, width: str) -> Experts:

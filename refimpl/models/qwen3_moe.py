@@ -11,7 +11,7 @@ from refimpl.blocks import Attention, ChannelMixer, MoE, SoftmaxTopK
 from refimpl.blueprint import Blueprint
 from refimpl.config import Config
 from refimpl.models.llama_like import assemble, gated_mlp, pre_norm_layers
-from refimpl.models.moe_like import experts_per_token, gated_experts, moe_disks
+from refimpl.models.moe_like import experts_per_token, gated_experts, moe_disks, sparse_layers
 from refimpl.models.qwen3 import qwen3_attention
 
 ROUTER = {"mlp.router": "mlp.gate"}
@@ -44,7 +44,7 @@ def _attention(config: Config) -> list[Attention]:
 
 
 def _channel_mixers(config: Config, count: int) -> list[ChannelMixer]:
-    sparse = _sparse_layers(config, count)
+    sparse = sparse_layers(config, count)
     experts = _experts(config)
     moe = MoE(
         router=SoftmaxTopK(
@@ -60,16 +60,6 @@ def _channel_mixers(config: Config, count: int) -> list[ChannelMixer]:
         return [moe] * count
     dense = gated_mlp(config)
     return [moe if has_experts else dense for has_experts in sparse]
-
-
-def _sparse_layers(config: Config, count: int) -> list[bool]:
-    """Which layers have experts."""
-    step = config.optional_positive("decoder_sparse_step", 1) or 1
-    dense = config.optional("mlp_only_layers", list) or []
-    unfit = [index for index in dense if type(index) is not int or not 0 <= index < count]
-    if unfit:
-        raise ValueError(f"config: mlp_only_layers has {unfit[0]!r} but needs numbers of layers, 0 to {count - 1}")
-    return [index not in dense and (index + 1) % step == 0 for index in range(count)]
 
 
 def _experts(config: Config) -> int:

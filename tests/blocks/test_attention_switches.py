@@ -228,3 +228,34 @@ def test_a_cache_in_pieces_equals_all_at_once(options: dict, ring: bool) -> None
     real = order >= 0
     np.testing.assert_allclose(np.concatenate(found, axis=1)[real], whole[real], rtol=1e-12, atol=1e-13)
     assert state["key"].shape[1] == (mixer.span if ring else 11)
+
+
+class TestOutputGate:
+    """Each head of W_q is followed by a gate of its result."""
+
+    def test_the_rows_of_a_head_are_its_query_and_then_its_gate(self) -> None:
+        plain, gated = attention(), attention(output_gate=True)
+        weights = drawn(gated)
+        rows = weights["q_proj.weight"].reshape(4, 2, 3, 10)
+        x = normal(2, 5, 10)
+        mixed = run(plain, x, {**weights, "q_proj.weight": rows[:, 0].reshape(12, 10), "o_proj.weight": np.eye(12)})
+        gate = np.einsum("btd,hkd->bthk", x, rows[:, 1]).reshape(2, 5, 12)
+        expected = (mixed / (1 + np.exp(-gate))) @ weights["o_proj.weight"].T
+        np.testing.assert_allclose(run(gated, x, weights), expected, rtol=1e-12, atol=1e-13)
+
+    def test_only_the_query_is_normed_and_rotated(self) -> None:
+        ops = Calls()
+        ops.call = lambda name, *values, **options: ("Q", "G") if name == "split" else Calls.call(ops, name, *values, **options)
+        mixer = attention(output_gate=True, rope=ROPE, qk_norm=NORM)
+        mixer(ops, Named(), "x", Inputs(q_order="QO", k_order="KO", rotations={ROPE: ("C", "S")}), None)
+        assert ops.calls[-2:] == ["merge_heads(gated_attention)", "linear(#12, o_proj.weight)"]
+        assert "sigmoid_gate(attention, gate)" in ops.calls
+        assert "rms_norm(Q, q_norm.weight, eps=0.25)" in ops.calls
+        assert ops.taps[:2] == ["q_proj", "gate"]
+
+    def test_parameters_and_operations(self) -> None:
+        plain, gated = attention(qkv_bias=True), attention(qkv_bias=True, output_gate=True)
+        shapes = {**plain.parameters(), "q_proj.weight": (24, 10), "q_proj.bias": (24,)}
+        assert gated.parameters() == shapes
+        assert gated.flops(7) == plain.flops(7) + 2 * 12 * 10
+        assert gated.state() == plain.state()

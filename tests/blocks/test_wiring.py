@@ -272,3 +272,8 @@ class TestStateEntry:
     )
     def test_elements_of_ten_tokens(self, entry: StateEntry, expected: int) -> None:
         assert entry.elements(10) == expected
+
+    @pytest.mark.parametrize(("cache", "width"), [("bfloat16", 2), ("float16", 2), ("float32", 4), ("float64", 8)])
+    def test_bytes_are_of_the_cache_format_or_of_a_wider_one(self, cache: str, width: int) -> None:
+        assert StateEntry(shape=(2, 3)).nbytes(10, cache) == 60 * width
+        assert StateEntry(shape=(2, 3), grows=False, dtype="float32").nbytes(10, cache) == 6 * max(width, 4)

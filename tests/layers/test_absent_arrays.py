@@ -16,6 +16,7 @@ REQUIRED = [
     if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
 ]
 INTEGERS = {"attention_mask", "drafts", "indices", "k_order", "labels", "order", "positions", "q_order", "targets", "tokens"}
+ATTENDED = {**dict.fromkeys("qkv", (1, 2, 2, 2)), **dict.fromkeys(("g", "beta"), (1, 2, 2))}
 # Arrays that fit each other, where two by two does not.
 SHAPES = {
     "attention": (1, 2, 2, 2),
@@ -28,6 +29,10 @@ SHAPES = {
     "lm_head": {"x": (1, 2, 2)},
     "multi_token_input": {"embedding": (1, 2, 2), "hidden": (1, 2, 2), "weight": (2, 4)},
     "cross_entropy": {"logits": (2, 2, 2)},
+    "causal_conv1d": {"x": (1, 2, 2)},
+    "softplus_decay": {"a": (1, 2, 2), "a_log": (2,), "dt_bias": (2,)},
+    **dict.fromkeys(("linear_attention", "gated_linear_attention", "delta_rule", "gated_delta_rule"), ATTENDED),
+    "ssd": {"dt": (1, 2, 2), "a": (2,), **dict.fromkeys("xbc", (1, 2, 2, 2))},
     "multi_token_loss": {"logits": (1, 2, 2, 2)},
 }
 NUMBERS = {"eps": 1e-6, "scale": 1.0, "cap": 1.0, "window": 2, "chunk": 2, "theta": 10.0, "factor": 2.0, "weight": 0.5}

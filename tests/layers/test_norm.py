@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from refimpl.layers import l2_norm, layer_norm, rms_norm
+from refimpl.layers import gated_rms_norm, l2_norm, layer_norm, rms_norm
 from refimpl.numerics import low_precision, plain
 from tests import loops
 from tests.tiny import normal
@@ -109,6 +109,44 @@ class TestLayerNorm:
         exact = layer_norm(x, weight, bias, eps=1e-5)
         low = (low_precision(array, BF16) for array in (x, weight, bias))
         np.testing.assert_array_equal(plain(layer_norm(*low, eps=1e-5)), to_bf16(exact))
+
+
+class TestGatedRmsNorm:
+    X, GATE, WEIGHT = normal(2, 3, 6), 2 * normal(2, 3, 6, seed=1), 1 + normal(6, seed=2)
+
+    @pytest.mark.parametrize(
+        ("activation", "factor"), [("silu", lambda z: z / (1 + math.exp(-z))), ("sigmoid", lambda z: 1 / (1 + math.exp(-z)))]
+    )
+    @pytest.mark.parametrize("gate_first", [False, True])
+    def test_r1_r2_r3_the_gate_is_activated_on_its_side_of_the_norm(self, activation, factor, gate_first: bool) -> None:
+        y = gated_rms_norm(self.X, self.GATE, self.WEIGHT, eps=1e-5, activation=activation, gate_first=gate_first)
+        for row, gates, found in zip(self.X.reshape(-1, 6), self.GATE.reshape(-1, 6), y.reshape(-1, 6), strict=True):
+            opened = np.array([factor(z) for z in gates])
+            inner, outer = (row * opened, 1) if gate_first else (row, opened)
+            np.testing.assert_allclose(found, loops.rms_norm(inner, self.WEIGHT, 1e-5) * outer, rtol=1e-13)
+
+    def test_r4_the_gain_is_plain(self) -> None:
+        np.testing.assert_array_equal(gated_rms_norm(self.X, self.GATE, np.zeros(6), eps=1e-5), 0)
+
+    def test_t1_the_normed_value_is_cast_then_the_gain_then_the_gate(self) -> None:
+        x, gate, weight = map(to_bf16, (self.X, self.GATE, self.WEIGHT))
+        low = (low_precision(array, BF16) for array in (x, gate, weight))
+        normed = to_bf16(to_bf16(rms_norm(x, eps=1e-5)) * weight)
+        np.testing.assert_array_equal(plain(gated_rms_norm(*low, eps=1e-5)), to_bf16(normed * (gate / (1 + np.exp(-gate)))))
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"gate": np.zeros((2, 1, 6))}, r"gate has shape \(2, 1, 6\) but needs \(2, 3, 6\), the shape of x"),
+            ({"gate": np.zeros((2, 3, 5))}, r"gate has shape \(2, 3, 5\) but needs \[..., D\] with D = 6"),
+            ({"activation": "relu"}, "activation is 'relu' but must be 'silu' or 'sigmoid'"),
+            ({"gate_first": 1}, "gate_first is 1 but needs"),
+        ],
+    )
+    def test_a_wrong_call_ends_in_one_sentence(self, change, sentence: str) -> None:
+        given = {"x": self.X, "gate": self.GATE, "weight": self.WEIGHT, "eps": 1e-5}
+        with pytest.raises(ValueError, match=f"gated_rms_norm: {sentence}"):
+            gated_rms_norm(**{**given, **change})
 
 
 class TestL2Norm:

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
+from conformance.mutants.speculation import RULES
 from refimpl.layers import sample_token, speculative_accept, token_distribution
-from tests.conformance.sampling_faults import VERIFICATION_FAULTS
 
 
 def distribution(*logits: float, **options) -> list[float]:
@@ -238,9 +238,9 @@ class TestSpeculativeLaw:
         for token in range(4):
             assert speculative_accept(p, draft, np.array([[token]]), np.array([[np.nextafter(1, 0)]]))[0] == [1]
 
-    @pytest.mark.parametrize("label", VERIFICATION_FAULTS)
+    @pytest.mark.parametrize("label", RULES)
     def test_a_wrong_rule_has_another_distribution(self, label: str) -> None:
-        assert max(Tables(4, 2, seed).error(VERIFICATION_FAULTS[label]) for seed in range(4)) > 1e-3
+        assert max(Tables(4, 2, seed).error(RULES[label]) for seed in range(4)) > 1e-3
 
     def test_greedy_drafts_with_a_soft_distribution_have_another_distribution(self) -> None:
         soft = Tables(4, 2, 7).draft
