@@ -15,7 +15,7 @@ from export.lowerings import LOWERINGS
 from export.ops import GraphOps
 from export.parameters import Parameters
 from refimpl import SPEC_VERSION
-from refimpl.blocks import State
+from refimpl.blocks import State, StateEntry
 from refimpl.blueprint import Blueprint
 from refimpl.storage import STORED_FLOATS, Layout
 
@@ -38,9 +38,11 @@ def model_graph(
 ) -> onnx.ModelProto:
     """The decoder as a model.
 
-    Inputs: input_ids [B, T], attention_mask [B, past + T], position_ids [B, T] (int64) and past_key_values.N.key and .value
-    [B, G, past, K], or .latent and .k_rope [B, past, L], and .index_key [B, past, K] of an indexer. Outputs: logits [B, T, V]
-    and present.N.* as the past, with T more; with `taps` every named intermediate value too.
+    Inputs: input_ids [B, T], attention_mask [B, past + T], position_ids [B, T] (int64) and what layer N has seen,
+    past_key_values.N.*: .key and .value [B, G, past, K], or .latent and .k_rope [B, past, L], and .index_key [B, past, K] of an
+    indexer; or .conv_state [B, D, W-1] and .recurrent_state [B, H, K, J], whatever the length, zeros before the first token.
+    Outputs: logits [B, T, V] and present.N.* as the past, with T more where it grows; with `taps` every named intermediate
+    value too.
     """
     graph = Graph(opset)
     ops = GraphOps(graph, dtype, lowerings, late=_cast_bytes(blueprint, layout, tensors, dtype) > HELD_BYTES)
@@ -61,7 +63,7 @@ def model_graph(
         angle_dtype=dtype,
     )
     graph.output(logits, "logits", [BATCH, NEW, blueprint.vocab_size])
-    _present(graph, new_states)
+    _present(graph, blueprint, new_states)
     for name, value in ops.taps.items() if taps else ():
         if value is not logits:
             graph.output(value, name)
@@ -87,19 +89,23 @@ def _past(graph: Graph, blueprint: Blueprint, dtype: np.dtype[Any]) -> list[Stat
     for index, entries in enumerate(blueprint.state()):
         state = {}
         for name, entry in entries.items():
-            *heads, width = entry.shape
-            state[name] = graph.input(f"past_key_values.{index}.{name}", tensor_type(dtype, [BATCH, *heads, PAST, width]))
-            state[name].heads_first = bool(heads)
+            state[name] = graph.input(f"past_key_values.{index}.{name}", tensor_type(dtype, _state_shape(entry, PAST)))
+            state[name].heads_first = entry.grows and len(entry.shape) > 1
         states.append(state)
     return states
 
 
-def _present(graph: Graph, states: list[State]) -> None:
-    for index, state in enumerate(states):
-        for name, value in state.items():
-            heads = value.shape[1:2] if value.heads_first else ()
-            shape: list[Dimension] = [BATCH, *heads, ALL, value.shape[-1]]
-            graph.output(value, f"present.{index}.{name}", shape)
+def _present(graph: Graph, blueprint: Blueprint, states: list[State]) -> None:
+    for index, (entries, state) in enumerate(zip(blueprint.state(), states, strict=True)):
+        for name, entry in entries.items():
+            graph.output(state[name], f"present.{index}.{name}", _state_shape(entry, ALL))
+
+
+def _state_shape(entry: StateEntry, length: str) -> list[Dimension]:
+    if not entry.grows:
+        return [BATCH, *entry.shape]
+    *heads, width = entry.shape
+    return [BATCH, *heads, length, width]
 
 
 def _last(graph: Graph, order: Value, tokens: Value) -> Value:

@@ -142,17 +142,45 @@ class Body:
         going = inner.input("going", tensor_type(np.dtype(bool), []))
         carried = inner.input("carried", initial.type)
         outputs = [inner.Identity(going), inner.known(step(inner, number, carried), initial.shape)]
-        graph = helper.make_graph(
-            [node.proto() for node in inner.nodes],
-            self.unique("round_body"),
-            [value.info() for value in inner.inputs],
-            [value.info() for value in outputs],
-        )
         result = Value(self.unique("loop"), initial.type)
         # onnx.reference takes an absent condition for a false one.
         forever = self.constant(np.asarray(True))
-        self.nodes.append(Node("Loop", "", [rounds, forever, initial], [result], {"body": graph}))
+        self.nodes.append(Node("Loop", "", [rounds, forever, initial], [result], {"body": inner.graph("round_body", outputs)}))
         return result
+
+    def scan(
+        self,
+        initial: Value,
+        sequences: Sequence[Value],
+        step: Callable[[Body, Value, list[Value]], tuple[Value, Value]],
+    ) -> tuple[Value, Value]:
+        """`initial` carried through step(body, carried, entries) along the first axis of all `sequences`.
+
+        A step gives its result and what is carried on, which keeps its type: the results, stacked, and the last one carried.
+        """
+        inner = Inner(self)
+        carried = inner.input("carried", initial.type)
+        entries = [inner.input("entry", tensor_type(one.dtype, one.shape[1:])) for one in sequences]
+        result, carried_on = step(inner, carried, entries)
+        body = inner.graph("step_body", [inner.known(carried_on, initial.shape), result])
+        last = Value(self.unique("scan_last"), initial.type)
+        results = Value(self.unique("scan"), tensor_type(result.dtype, [sequences[0].shape[0], *result.shape]))
+        attributes = {"body": body, "num_scan_inputs": len(sequences)}
+        self.nodes.append(Node("Scan", "", [initial, *sequences], [last, results], attributes))
+        return results, last
+
+    def branch(
+        self, condition: Value, then: Callable[[Body], Sequence[Value]], otherwise: Callable[[Body], Sequence[Value]]
+    ) -> tuple[Value, ...]:
+        """What `then` makes where `condition` holds, else what `otherwise` makes, of the same types."""
+        graphs, outputs = {}, []
+        for name, make in (("then_branch", then), ("else_branch", otherwise)):
+            inner = Inner(self)
+            outputs = list(make(inner))
+            graphs[name] = inner.graph(name, outputs)
+        results = tuple(Value(self.unique("branch"), output.type) for output in outputs)
+        self.nodes.append(Node("If", "", [condition], results, graphs))
+        return results
 
     def __getattr__(self, kind: str) -> Callable[..., Any]:
         if kind[:1].isupper() and onnx.defs.has(kind, self.opset, ""):
@@ -191,7 +219,7 @@ class Body:
 
 
 class Inner(Body):
-    """The body of a loop: it may use the values of the body around it, whose names and constants it shares."""
+    """The body of a loop or a branch: it may use the values of the body around it, whose names and constants it shares."""
 
     def __init__(self, outer: Body) -> None:
         super().__init__(outer.opset)
@@ -200,6 +228,15 @@ class Inner(Body):
 
     def constant(self, array: Array, name: str | None = None) -> Value:
         return self._outer.constant(array, name)
+
+    def graph(self, name: str, outputs: Sequence[Value]) -> onnx.GraphProto:
+        """What was written, with these results, as the attribute of a node of the body around it."""
+        return helper.make_graph(
+            [node.proto() for node in self.nodes],
+            self.unique(name),
+            [value.info() for value in self.inputs],
+            [value.info() for value in outputs],
+        )
 
 
 class Function(Body):

@@ -22,6 +22,8 @@ from refimpl.numerics import Array
 HELD_GRAPHS = 256
 UE8M0 = SCALE_FORMATS["ue8m0"]
 DYNAMIC_AXES = 2  # batch and length, or the rows of a matrix; the widths after them are known when a graph is made
+# A state has no length; how many taps there are decides how many products.
+FEWER_DYNAMIC_AXES = {"state": 1, "causal_conv1d.weight": 0}
 
 
 def split_arguments(name: str, *values: Any, **options: Any) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -49,8 +51,8 @@ def layer_model(
 ) -> onnx.ModelProto:
     """The layer `name` as a model: an input for each array (its name, dtype and rank; the values do not matter).
 
-    The first two axes of every input, batch and length, are dynamic; the others are fixed. The outputs are `output`, or
-    `output_0` and so on where the layer has several.
+    The first two axes of every input, batch and length, are dynamic; the others are fixed, and all but the batch of a state.
+    The outputs are `output`, or `output_0` and so on where the layer has several.
     """
     if name not in LOWERINGS:
         raise ExportError(f"{name!r} is not a layer; known are {', '.join(LOWERINGS)}")
@@ -59,7 +61,8 @@ def layer_model(
         key: graph.input(
             key,
             tensor_type(
-                array.dtype, [f"{key}_axis{axis}" if axis < DYNAMIC_AXES else size for axis, size in enumerate(array.shape)]
+                array.dtype,
+                [f"{key}_axis{axis}" if axis < _dynamic(name, key) else size for axis, size in enumerate(array.shape)],
             ),
         )
         for key, array in arrays.items()
@@ -73,23 +76,29 @@ def layer_model(
     return graph.model(name, f"The layer {name}.", {"spec_version": SPEC_VERSION})
 
 
+def _dynamic(name: str, key: str) -> int:
+    """How many axes of the argument `key` of a layer are dynamic."""
+    return FEWER_DYNAMIC_AXES.get(f"{name}.{key}", FEWER_DYNAMIC_AXES.get(key, DYNAMIC_AXES))
+
+
 class LayerRunner:
     """Runs single layers in a runtime: `runner("rms_norm", x, weight, eps=1e-6)` is the layer's result as NumPy arrays.
 
     The graph of a call is made and loaded once for the ranks, widths, dtypes and options that it has.
     """
 
-    def __init__(self, load: Callable[[onnx.ModelProto], Run]) -> None:
+    def __init__(self, load: Callable[[onnx.ModelProto], Run], *, opset: int = DEFAULT_OPSET) -> None:
         self._load = load
+        self._opset = opset
         self._runs: dict[tuple[Any, ...], Run] = {}
 
     def __call__(self, name: str, *values: Any, **options: Any) -> Any:
         arrays, settings = split_arguments(name, *values, **options)
-        widths = tuple((key, array.dtype, array.ndim, array.shape[DYNAMIC_AXES:]) for key, array in arrays.items())
+        widths = tuple((key, array.dtype, array.ndim, array.shape[_dynamic(name, key) :]) for key, array in arrays.items())
         key = (name, widths, tuple(settings.items()))
         if key not in self._runs:
             if len(self._runs) == HELD_GRAPHS:
                 del self._runs[next(iter(self._runs))]
-            self._runs[key] = self._load(layer_model(name, arrays, settings))
+            self._runs[key] = self._load(layer_model(name, arrays, settings, opset=self._opset))
         results = tuple(self._runs[key](arrays).values())
         return results if len(results) > 1 else results[0]

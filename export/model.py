@@ -77,6 +77,8 @@ def export_onnx(
     taps: make every named intermediate value an output.
     latent: the form of latent attention, for models that have it: "absorbed", the form of a checkpoint, whose cache is the
       latents, or "expanded", whose cache is the keys and values of every head.
+    opset: the version of ONNX's operators; from 27 on linear attention and its convolution are operators of their own in
+      float32, for runtimes that have them.
     lowerings: the bodies of the layers, by name.
     Whatever fails, what was at `output` before is untouched and nothing new stays.
     ExportError for a call that cannot be served; CheckpointError for a checkpoint that is not what it should be.

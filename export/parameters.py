@@ -19,7 +19,7 @@ from export.lowerings.quantization import fp8_block_decode, int4_group_decode, m
 from export.regions import Separate, region_banks
 from refimpl.blocks.moe import MATRICES
 from refimpl.quantized_storage import Fp8, Int4, Mxfp4
-from refimpl.storage import Joined, Layout, Part, Stacked, Stored, Tensor, Transposed
+from refimpl.storage import Joined, Layout, Part, Squeezed, Stacked, Stored, Tensor, Transposed
 
 MATRIX_NAMES = tuple(f"{matrix}.weight" for matrix in MATRICES)
 
@@ -68,6 +68,8 @@ class Parameters(Mapping[str, Any]):
                 return Encoded(name, "int4_group_decode", arrays, {"group": group})
             case Transposed(inner):
                 return self._changed(inner, _transposed)
+            case Squeezed(source=inner, axes=axes):
+                return self._changed(inner, lambda graph, value: graph.Squeeze(value, list(axes)))
             case Part(source=inner, axis=axis, start=start, stop=stop, step=step):
                 return self._changed(inner, lambda graph, value: graph.Slice(value, [start], [stop], [axis], [step]))
             case Joined(sources, axis):

@@ -39,6 +39,18 @@ class Session:
         attention_mask: npt.ArrayLike | None = None,
     ) -> tuple[Array, SessionCache]:
         """tokens int [B, T]; attention_mask 0/1 [B, cached + T], absent where nothing new is padding."""
+        results, mask = self._results(tokens, cache, attention_mask)
+        past = {name: results[name.replace("past_key_values", "present", 1)] for name in self._past}
+        return results["logits"], SessionCache(past=past, attention_mask=mask)
+
+    def trace(self, tokens: npt.ArrayLike) -> dict[str, Array]:
+        """Everything that the graph returns for tokens int [B, T] beside the cache: the logits, and taps where it has them."""
+        results, _ = self._results(tokens, None, None)
+        return {name: array for name, array in results.items() if not name.startswith("present.")}
+
+    def _results(
+        self, tokens: npt.ArrayLike, cache: SessionCache | None, attention_mask: npt.ArrayLike | None
+    ) -> tuple[Mapping[str, Array], Array]:
         tokens = np.asarray(tokens)
         if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or tokens.size == 0:
             raise ValueError(
@@ -52,9 +64,7 @@ class Session:
             attention_mask = np.concatenate([cache.attention_mask, np.ones((batch, new), np.int64)], axis=1)
         mask = np.asarray(attention_mask, dtype=np.int64)
         positions = np.maximum(token_order(mask)[:, -new:], 0)
-        results = self._run({"input_ids": tokens, "attention_mask": mask, "position_ids": positions, **cache.past})
-        past = {name: results[name.replace("past_key_values", "present", 1)] for name in self._past}
-        return results["logits"], SessionCache(past=past, attention_mask=mask)
+        return self._run({"input_ids": tokens, "attention_mask": mask, "position_ids": positions, **cache.past}), mask
 
     def _empty(self, batch: int) -> dict[str, Array]:
         """The cache before the first token."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from export.errors import ExportError
+from export.lowerings.chunked import CHUNK
 from export.runtimes import onnxruntime_run
 from export.session import Session, SessionCache
 from export.source import Exported
@@ -130,9 +131,11 @@ class _Choosing(Wrapper):
 def _padded_tokens(blueprint: Blueprint, draw: int) -> tuple[Array, Array]:
     """Two rows of tokens, the second shorter and padded on the left.
 
-    They are longer than the windows, and than what an indexer selects, if positions allow it.
+    They are longer than the windows, than what an indexer selects and than two chunks of linear attention, if positions
+    allow it.
     """
-    windows = [entry.window or 0 for state in blueprint.state() for entry in state.values()]
+    entries = [entry for state in blueprint.state() for entry in state.values()]
+    windows = [(entry.window or 0) if entry.grows else 2 * CHUNK for entry in entries]
     indexers = [mixer.indexer for mixer in blueprint.attentions() if isinstance(mixer, LatentAttention)]
     windows += [indexer.top_k for indexer in indexers if indexer is not None]
     length = LENGTH + max((window for window in windows if window <= LONGEST_WINDOW), default=0)

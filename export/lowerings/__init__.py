@@ -12,10 +12,12 @@ from typing import Any
 from export.lowerings import (
     attention,
     cache,
+    convolution,
     embedding,
     experts,
     indexer,
     latent_attention,
+    linear_attention,
     loss,
     mask,
     mlp,
@@ -25,6 +27,7 @@ from export.lowerings import (
     quantization,
     router,
     sampling,
+    state_space,
 )
 from refimpl.layers import VOCABULARY
 
@@ -35,6 +38,9 @@ _CHAPTERS = (
     attention,
     latent_attention,
     indexer,
+    convolution,
+    linear_attention,
+    state_space,
     cache,
     mlp,
     router,

@@ -19,7 +19,7 @@ def linear(f: Body, x: Value, weight: Value, bias: Value | None = None) -> Value
 
 def silu(f: Body, x: Value) -> Value:
     wide = f.widen(x)
-    return f.cast(f.Mul(wide, f.Sigmoid(wide)), x.dtype)
+    return f.cast(f.Div(wide, f.Add(f.Exp(f.Neg(wide)), 1.0)), x.dtype)  # not by Sigmoid: see `logistic`
 
 
 def gelu(f: Body, x: Value, *, approximate: str = "none") -> Value:

@@ -8,6 +8,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from tests.export.recurrent_calls import recurrent_calls
+
 Call = tuple[str, str, list[Any], dict[str, Any]]
 
 B, T, S, H, G, K, J, D = 2, 3, 5, 6, 2, 8, 4, 12
@@ -38,6 +40,7 @@ def calls(dtype: str) -> Iterator[Call]:
     yield from _attention(normal)
     yield from _latent_attention(normal)
     yield from _indexer(normal, dtype)
+    yield from recurrent_calls(normal)
     yield from _pointwise(normal, dtype)
     yield from _routers(normal, dtype)
     yield from _experts(normal, dtype)
@@ -51,6 +54,10 @@ def _norms(normal: Any) -> Iterator[Call]:
     yield "rms_norm", "no_weight", [normal(B, T, D) * 1e-3], {"eps": 1e-6}
     yield "rms_norm", "weight", [normal(B, T, D) * 1e-3, normal(D)], {"eps": 1e-6}
     yield "rms_norm", "zero_centred_heads", [normal(B, T, H, K), normal(K)], {"eps": 1e-5, "zero_centred": True}
+    for activation in ("silu", "sigmoid"):
+        gated = [normal(B, T, H, K) * 1e-3, normal(B, T, H, K) * 3, normal(K)]
+        yield "gated_rms_norm", activation, gated, {"eps": 1e-6, "activation": activation}
+        yield "gated_rms_norm", f"{activation}_first", gated, {"eps": 1e-6, "activation": activation, "gate_first": True}
     yield "layer_norm", "no_bias", [normal(B, T, D) + 5, normal(D)], {"eps": 1e-5}
     yield "layer_norm", "bias_vector", [normal(D) + 5, normal(D), normal(D)], {"eps": 1e-5}
     yield "l2_norm", "heads", [normal(B, T, H, K) * 1e-3], {"eps": 1e-6}

@@ -15,6 +15,7 @@ from export.layers import LayerRunner, split_arguments
 from export.lowerings import LOWERINGS
 from export.runtimes import onnxruntime_run, reference_run
 from refimpl.layers import VOCABULARY
+from refimpl.layers.precision import converted, stays_wide
 from refimpl.numerics import FORMATS, is_float, low_precision, plain
 from tests.export.layer_calls import calls
 
@@ -44,9 +45,9 @@ def compare(results: Any, expected: Any, dtype: str) -> None:
         if np.isinf(right).any():
             np.testing.assert_array_equal(result, right)
             continue
-        error = np.abs(result.astype(np.float64) - right.astype(np.float64)).max()
+        error = np.abs(result.astype(np.float64) - right.astype(np.float64)).max(initial=0)
         epsilon = np.finfo(FORMATS[name]).eps
-        assert error <= ALLOWED_ROUNDINGS[name] * epsilon * np.abs(right).max()
+        assert error <= ALLOWED_ROUNDINGS[name] * epsilon * np.abs(right).max(initial=0)
 
 
 def widened(value: Any) -> Any:
@@ -88,9 +89,15 @@ def test_float16_rounds_where_releases_round(
     def narrow(value: Any) -> Any:
         return low_precision(value, np.float16) if isinstance(value, np.ndarray) and is_float(value.dtype) else value
 
-    expected = plain(VOCABULARY[layer](*map(narrow, values), **{key: narrow(value) for key, value in options.items()}))
-    results = runner(layer, *values, **options)
-    assert {result.dtype for result in (results if isinstance(results, tuple) else (results,))} <= NARROW_RESULTS
+    def wide(value: Any) -> Any:
+        return value.astype(np.float32) if isinstance(value, np.ndarray) and is_float(value.dtype) else value
+
+    positional, named = converted(layer, values, options, narrow=narrow, wide=wide)
+    expected = plain(VOCABULARY[layer](*positional, **named))
+    positional, named = converted(layer, values, options, narrow=lambda value: value, wide=wide)
+    results = runner(layer, *positional, **named)
+    for place, result in enumerate(results if isinstance(results, tuple) else (results,)):
+        assert result.dtype == np.float32 if stays_wide(layer, place) else result.dtype in NARROW_RESULTS
     compare(results, expected, "float16")
 
 
