@@ -16,7 +16,7 @@ from .reference import auto_class, quiet
 from .variants import BASE, Variant
 
 Config = dict[str, Any]
-DECIDE_LAYER_TYPES = {"use_sliding_window", "max_window_layers", "sliding_window_pattern"}
+DECIDE_LAYER_TYPES = {"use_sliding_window", "max_window_layers", "sliding_window_pattern", "full_attention_interval"}
 SHARP = ("q_proj", "k_proj", "c_attn", "lm_head", "gate.weight", "router")
 
 
@@ -55,6 +55,10 @@ def randomise(network: Any, *, seed: int) -> None:
             if name.endswith(("c_proj.bias", "ln_f.bias")):
                 # Small in the residual stream of a tied head, which would answer with the token nearest to their sum.
                 parameter.normal_(std=0.15, generator=generator)
+            elif name.endswith(("A_log", "dt_bias")):
+                # Decays from 0.999 a token to less than a millionth in every layer of several heads.
+                spread = torch.linspace(2.5, -4.0, parameter.numel())[torch.randperm(parameter.numel(), generator=generator)]
+                parameter.copy_(spread.view_as(parameter))
             elif name.endswith("bias"):
                 parameter.normal_(std=0.5, generator=generator)
             elif name.endswith("sinks"):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import refimpl
+from refimpl.ops import Wrapper
 
 from .variants import Variant
 
@@ -19,6 +20,8 @@ Array = npt.NDArray[Any]
 # far above, for every parameter and switch is set away from its neutral value.
 SAME_MEANING = 1e-10
 FLOAT32_ROUNDING = 100 * 2.0**-24
+# How much more than the roundings of its results the sums inside layers may lose.
+SUMS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,23 @@ def relative_error(actual: Array, expected: Array) -> float:
     """The largest error as a share of the largest expected value."""
     assert actual.shape == expected.shape
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+class RoundedResults(Wrapper):
+    """Every result rounded to float32, once, and computed in float64: what float32 loses at the least."""
+
+    def call(self, name: str, *values: Any, **options: Any) -> Any:
+        result = super().call(name, *values, **options)
+        return tuple(map(self._rounded, result)) if isinstance(result, tuple) else self._rounded(result)
+
+    def _rounded(self, value: Any) -> Any:
+        return value.astype(np.float32).astype(np.float64) if getattr(value, "dtype", None) == np.float64 else value
+
+
+def rounding_of_results(pair: Pair, tokens: Array) -> float:
+    """What a model whose small sizes amplify errors (a norm of next to nothing) makes of one rounding a result."""
+    model = pair.model.with_ops(RoundedResults(pair.model.ops))
+    return relative_error(model(tokens)[0], pair.model(tokens)[0])
 
 
 def assert_agree(actual: Array, expected: Array, *, real: Array | None = None) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers.cache_utils import MtpCache
 from transformers.modeling_layers import MtpModel
 
@@ -17,6 +19,14 @@ from .double import double_precision
 from .reference import Array, load_network, quiet
 
 MOST_MODULES = 4
+# What transformers calls the parts of Qwen3-Next's module.
+QWEN3_NEXT_PARTS = {
+    "pre_fc_norm_embedding": "enorm",
+    "pre_fc_norm_hidden": "hnorm",
+    "fc": "eh_proj",
+    "layers": "mtp_block",
+    "norm": "post_norm",
+}
 
 
 @dataclass
@@ -65,6 +75,35 @@ def load_module_peer(directory: str | os.PathLike[str], layers: int, architectur
         loaded = load_network(directory, torch.float64)
         with quiet():
             loaded_modules = MtpModel.from_pretrained(loaded)
+    return _in_float64(loaded, loaded_modules.state_dict(), len(loaded_modules.layers))
+
+
+def load_qwen3_next_peer(directory: str | os.PathLike[str]) -> ModulePeer:
+    """The checkpoint of Qwen3-Next and of its module `mtp`, whose tensors transformers passes over.
+
+    Its wiring for modules and its layer of full attention make one all the same, once it is told which tensor is which.
+    """
+    loaded = load_network(directory, torch.float64)
+    loaded.config.num_mtp_layers, loaded.config.mtp_layer_types = 1, ["full_attention"]
+    stored = {}
+    for file in Path(directory).glob("*.safetensors"):
+        stored |= {name[4:]: tensor.double() for name, tensor in load_file(file).items() if name.startswith("mtp.")}
+    experts = {name: stored.pop(name) for name in list(stored) if ".experts." in name}
+    tensors = {}
+    for name, tensor in stored.items():
+        first, _, rest = name.partition(".")
+        tensors[f"layers.0.{QWEN3_NEXT_PARTS[first]}.{rest.removeprefix('0.')}"] = tensor
+    for stack, kinds in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
+        rows = [
+            torch.cat([experts[f"layers.0.mlp.experts.{expert}.{kind}.weight"] for kind in kinds])
+            for expert in range(loaded.config.num_experts)
+        ]
+        tensors[f"layers.0.mtp_block.mlp.experts.{stack}"] = torch.stack(rows)
+    return _in_float64(loaded, tensors, 1)
+
+
+def _in_float64(loaded: Any, tensors: Any, count: int) -> ModulePeer:
+    """The model that transformers has loaded, and so many modules with those tensors beside the ones that they share."""
     with torch.inference_mode():
         loaded(input_ids=torch.zeros((1, 1), dtype=torch.long))  # imports whatever a call imports, before the exchange
     with double_precision(), quiet():
@@ -72,6 +111,7 @@ def load_module_peer(directory: str | os.PathLike[str], layers: int, architectur
             loaded.config, attn_implementation="eager", experts_implementation="eager", dtype=torch.float64
         )
         main.load_state_dict(loaded.state_dict())
-        modules = MtpModel(main.eval(), len(loaded_modules.layers))
-        modules.load_state_dict(loaded_modules.state_dict())
+        modules = MtpModel(main.eval(), count)
+        shared = {name: tensor for name, tensor in modules.state_dict().items() if not name.startswith("layers.")}
+        modules.load_state_dict({**shared, **tensors})
     return ModulePeer(main, modules.double().eval())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .comparison import FLOAT32_ROUNDING, Array, Pair, assert_agree, relative_error
+from .comparison import FLOAT32_ROUNDING, SUMS, Array, Pair, assert_agree, relative_error, rounding_of_results
 
 LENGTH = 29
 
@@ -37,7 +37,9 @@ def test_prefill_in_float32(pair: Pair) -> None:
     tokens = pair.tokens(3, LENGTH)
     logits, _ = pair.load("float32")(tokens)
     assert logits.dtype == np.float32
-    assert relative_error(logits, pair.peer(tokens)[0]) < FLOAT32_ROUNDING
+    # In models that norm next to nothing a single rounding of each result may cost more than that already.
+    lost = SUMS * rounding_of_results(pair, tokens) if pair.variant.recurrent else 0.0
+    assert relative_error(logits, pair.peer(tokens)[0]) < max(FLOAT32_ROUNDING, lost)
 
 
 def test_prefill_in_pieces(pair: Pair) -> None:

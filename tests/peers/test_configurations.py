@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ from .variants import BASE, VARIANTS, Variant
 
 NO_SWITCH = 1e-5
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "n_embd", "n_head")
-EXPERTS = ("moe_intermediate_size", "num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok")
+EXPERTS = (
+    *("moe_intermediate_size", "num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"),
+    *("num_experts_per_token", "shared_expert_intermediate_size"),
+)
+LINEAR = ("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim")
 LATENTS = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 INDEXER = ("index_n_heads", "index_head_dim", "index_topk")
-SHRUNK = (*SIZES, *EXPERTS, *LATENTS, *INDEXER, "intermediate_size_mlp")
+SHRUNK = (*SIZES, *EXPERTS, *LATENTS, *LINEAR, *INDEXER, "intermediate_size_mlp")
 # Architectures that transformers knows under another name.
 READ_AS = {"kimi_k2": "deepseek_v3"}
 REPEATED = {"experts_per_token": "num_experts_per_tok"}
@@ -29,6 +34,7 @@ LAYER_LISTS = ("no_rope_layers", "layer_types", "attn_type_list")
 STRUCTURAL = (
     *("n_positions", "n_inner", "tie_word_embeddings", "attention_bias", "head_dim"),
     *("first_k_dense_replace", "n_shared_experts", "use_qk_norm", "interleave_moe_layer_step"),
+    "linear_attn_config",
 )
 
 
@@ -63,6 +69,12 @@ def comparable(release: str) -> bool:
     return READ_AS.get(architecture, architecture) in BASE
 
 
+def first_layers(published: dict[str, Any], layers: int, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Kimi Linear's own keys for its first layers, which it numbers from 1."""
+    numbers = {key: [number for number in published[key] if number <= layers] for key in ("kda_layers", "full_attn_layers")}
+    return {**published, **numbers, "num_heads": base["linear_num_heads"], "head_dim": base["linear_head_dim"]}
+
+
 @pytest.mark.parametrize("release", [name for name in refimpl.releases() if comparable(name)])
 def test_a_published_configuration_with_smaller_sizes(release: str, directory_of: Any, tmp_path: Path) -> None:
     """All keys of the release stay, those that transformers ignores and those it does not."""
@@ -77,10 +89,13 @@ def test_a_published_configuration_with_smaller_sizes(release: str, directory_of
     sizes = {depth: layers, **{key: base[key] for key in SHRUNK if key in base}}
     sizes |= {key: base[original] for key, original in REPEATED.items() if key in text}
     sizes |= {key: text[key][:layers] for key in LAYER_LISTS if key in text}
+    if "linear_attn_config" in text:
+        sizes["linear_attn_config"] = first_layers(text["linear_attn_config"], layers, base)
     sizes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     # Transformers writes the tensors of the small model as they are.
     config = {key: value for key, value in {**text, **sizes}.items() if key != "quantization_config"}
     settings = {key: config[key] for key in (*SHRUNK, depth, *STRUCTURAL) if key in config}
+    settings |= {key: None for key in LAYER_LISTS if key in base and key not in text}
     if text is not published:
         settings = {"text_config": settings}
         config = {**published, "text_config": config, "vision_config": BASE[architecture]["vision_config"]}

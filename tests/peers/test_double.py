@@ -20,7 +20,10 @@ pytest.importorskip("transformers")
 dispatch = pytest.importorskip("torch.utils._python_dispatch")
 
 # Their routers ask for float32 in ways of their own.
-MIXTURES = ("qwen3_moe-everything", "glm4_moe-everything", "minimax_m2-everything")
+MIXTURES = (
+    *("qwen3_moe-everything", "glm4_moe-everything", "minimax_m2-everything"),
+    *("qwen3_next-everything", "kimi_linear-everything"),
+)
 LLAMA3 = VARIANTS["qwen3-llama3"].settings["rope_parameters"]
 
 

@@ -13,6 +13,7 @@ from . import (
     glm4_moe,
     gpt2,
     gpt_oss,
+    kimi_linear,
     llama,
     llama4,
     llama4_text,
@@ -23,6 +24,7 @@ from . import (
     olmo2,
     qwen3,
     qwen3_moe,
+    qwen3_next,
     smollm3,
 )
 from .variant import Variant
@@ -35,6 +37,7 @@ _MODULES = {
     "glm4_moe": glm4_moe,
     "gpt2": gpt2,
     "gpt_oss": gpt_oss,
+    "kimi_linear": kimi_linear,
     "llama": llama,
     "llama4": llama4,
     "llama4_text": llama4_text,
@@ -45,6 +48,7 @@ _MODULES = {
     "olmo2": olmo2,
     "qwen3": qwen3,
     "qwen3_moe": qwen3_moe,
+    "qwen3_next": qwen3_next,
     "smollm3": smollm3,
 }
 BASE: Mapping[str, Mapping[str, Any]] = {name: module.BASE for name, module in _MODULES.items()}
@@ -52,6 +56,6 @@ VARIANTS: Mapping[str, Variant] = {
     f"{name}-{variant}": settings for name, module in _MODULES.items() for variant, settings in module.VARIANTS.items()
 }
 # Architectures with latent attention, which are compared in both of its forms.
-LATENT_ATTENTION = frozenset({"deepseek_v3", "deepseek_v32", "mistral4"})
+LATENT_ATTENTION = frozenset({"deepseek_v3", "deepseek_v32", "kimi_linear", "mistral4"})
 
 __all__ = ["BASE", "LATENT_ATTENTION", "VARIANTS", "Variant"]

@@ -31,7 +31,8 @@ class Variant:
     neutral: see above. windowed: some layer has a sliding window. learned_positions: the size of the table, where positions
       are learned and those beyond it are none. old_keys: the names of the kind of scaling that the peer reads among the
       rotary keys of transformers 4; none where those cannot say what the variant says. counts_columns: the peer takes the
-      temperature of a query from its column, whatever is padding before it and whatever position it is given.
+      temperature of a query from its column, whatever is padding before it and whatever position it is given. recurrent: some
+      layer has a state, which in the peer decays at padding that follows real tokens.
     """
 
     architecture: str
@@ -42,6 +43,7 @@ class Variant:
     windowed: bool = False
     learned_positions: int | None = None
     counts_columns: bool = False
+    recurrent: bool = False
     old_keys: tuple[str, ...] = ("rope_type", "type")
     dtype: str = "float32"
     max_shard_size: str = "50GB"
