@@ -5,6 +5,7 @@
     report = run("torch")                         # a name, "path/to/adapter.py", a module, an object, a mapping
     report.ok, report.exit_code, report.counts()
     report.to_json("report.json"), report.to_junit("report.xml"), report.to_html("report.html")
+    read_report("report.json")                    # the same again; `refimpl report` shows several side by side
 
 `cases()` lists the cases, `find_case(id)` makes one, `reproduce(id, backend)` asks it again. What a backend is, says
 `conformance.backend`; how ids are built, `conformance.case`; how budgets are derived, `conformance.judge`.
@@ -16,6 +17,7 @@ from conformance.case import Case
 from conformance.catalogue import cases, find_case
 from conformance.doors import backend_names, load_backend
 from conformance.report import Report
+from conformance.results_file import ResultsError, read_report
 from conformance.runner import Progress, reproduce, run
 from conformance.verdict import Judgement, Result
 
@@ -27,11 +29,13 @@ __all__ = [
     "Progress",
     "Report",
     "Result",
+    "ResultsError",
     "backend_names",
     "cases",
     "find_case",
     "laws",
     "load_backend",
+    "read_report",
     "reproduce",
     "run",
 ]

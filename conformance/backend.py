@@ -3,10 +3,14 @@
 The protocol, all of it optional:
 
     rms_norm(x, weight, *, eps), ...   the functions of `refimpl.layers.VOCABULARY`, on NumPy arrays in the tested dtype.
+                                       What releases keep in float32 comes and goes in that where the tested dtype is narrower:
+                                       frequencies, correction biases, decays, states (`refimpl.layers.precision`).
                                        Arrays come by position, options by keyword, and options at their default are not
                                        passed. Raise NotImplementedError(reason) for what is not supported.
     load(checkpoint_dir)               -> callable(tokens int64 [B, T]) -> logits [B, T, V] or (logits, cache); then also
                                        callable(tokens, cache), and attention_mask= for padding
+    trace(checkpoint_dir, tokens)      -> {tap: array}: the intermediate values that it can show, by the names of
+                                       `refimpl.Model.trace`; for `refimpl diff`
     name, version                      strings for the report
     dtypes                             the dtypes that it claims, ("float32",) by default
     unavailable()                      a sentence that says why it cannot run here, or None
@@ -26,7 +30,8 @@ from conformance.calls import Misbehaved, Unsupported, contained, described, err
 from conformance.readings import Exact
 from conformance.results import check_result
 from refimpl.layers import VOCABULARY
-from refimpl.numerics import FORMATS
+from refimpl.layers.precision import converted
+from refimpl.numerics import FORMATS, Array
 
 DEFAULT_DTYPES = ("float32",)
 
@@ -40,6 +45,7 @@ class Backend:
 
     def __init__(self, functions: Any, *, name: str = "") -> None:
         self._source = functions
+        self.recipe = functions  # what `load_backend` makes it of in another process, which it knows better too
         self._given_name = name or _own_name(functions)
         unavailable = self._attribute("unavailable")
         if callable(unavailable) and (reason := outside(self._given_name, "unavailable()", unavailable)):
@@ -56,6 +62,11 @@ class Backend:
             raise BackendError(
                 f"{self.name}: has no function of the vocabulary (such as rms_norm or attention) and no load(checkpoint_dir)"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from conformance.doors import made_again
+
+        return made_again, (self.recipe.__name__ if isinstance(self.recipe, ModuleType) else self.recipe, self._given_name)
 
     @property
     def loads_models(self) -> bool:
@@ -83,6 +94,21 @@ class Backend:
             raise Misbehaved(error_of(f"load returned a {type(engine).__name__}, which cannot be called"))
         return engine
 
+    def trace(self, directory: Path, tokens: Array) -> Mapping[str, Array]:
+        """The taps of the model of a checkpoint directory on tokens [B, T]. BackendError where it shows none."""
+        trace = self._attribute("trace")
+        if not callable(trace):
+            raise BackendError(f"{self.name}: shows no taps; it needs trace(checkpoint_dir, tokens), which gives them by name")
+        try:
+            found = guarded(trace, (directory, tokens.copy()), {}, ["checkpoint_dir", "tokens"])
+        except Unsupported as refusal:
+            raise BackendError(f"{self.name}: does not support this checkpoint: {refusal}") from None
+        except Misbehaved as failing:
+            raise BackendError(f"{self.name}: trace {failing.judgement.sentence}") from None
+        if not isinstance(found, Mapping) or not all(isinstance(value, np.ndarray) for value in found.values()):
+            raise BackendError(f"{self.name}: trace returned a {type(found).__name__} but needs arrays by the names of taps")
+        return found
+
     def _attribute(self, name: str) -> Any:
         source = self._source
         if isinstance(source, Mapping):
@@ -104,8 +130,8 @@ class Candidate(Exact):
         return value
 
     def call(self, name: str, *values: Any, **options: Any) -> Any:
-        cast = self.cast_angles if name == "rope_cos_sin" else self.cast
-        return self.widen(self.backend.call(name, *map(cast, values), **{key: cast(value) for key, value in options.items()}))
+        values, options = converted(name, values, options, narrow=self.cast, wide=self.cast_wide)
+        return self.widen(self.backend.call(name, *values, **options))
 
 
 def _bind(function: Callable[..., Any], values: tuple[Any, ...], options: dict[str, Any], required: set[str]) -> None:

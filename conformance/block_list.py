@@ -9,8 +9,10 @@ from refimpl.blocks import (
     Attention,
     Block,
     Experts,
+    GatedDeltaNet,
     GatedMLP,
     Indexer,
+    KimiDeltaAttention,
     LatentAttention,
     Layer,
     LayerNorm,
@@ -47,6 +49,16 @@ def _indexed(**switches: Any) -> LatentAttention:
     rope = Rope(rotary_dim=4, theta=1e4)
     sizes = {"hidden_size": WIDTH, "q_lora_rank": 14, "heads": 8, "head_dim": 10, "top_k": 3}
     return _latent(indexer=Indexer(rope=rope, norm_eps=1e-2, **sizes), **switches)
+
+
+def _delta(**switches: Any) -> GatedDeltaNet:
+    sizes = {"key_heads": 2, "value_heads": 6, "key_head_dim": 5, "value_head_dim": 7, "conv_width": 4}
+    return GatedDeltaNet(**{"hidden_size": WIDTH, **sizes, "norm_eps": 1e-2, **switches})
+
+
+def _kimi(**switches: Any) -> KimiDeltaAttention:
+    sizes = {"heads": 3, "head_dim": 7, "conv_width": 4}
+    return KimiDeltaAttention(**{"hidden_size": WIDTH, **sizes, "norm_eps": 1e-2, **switches})
 
 
 def _gated(**switches: Any) -> GatedMLP:
@@ -93,7 +105,15 @@ BLOCKS: dict[str, dict[str, Block]] = {
         "flat_qk_norm": _attention(qk_norm=HEAD_NORM, qk_norm_over="projection"),
         "rotated_qk_norm": _attention(qk_norm=HEAD_NORM, qk_norm_over="rotated_head"),
         "chunk": _attention(chunk=4),
+        "output_gate": _attention(output_gate=True, qk_norm=RMSNorm(size=10, eps=1e-2, zero_centred=True)),
+        "output_gate_bias": _attention(output_gate=True, qkv_bias=True, output_bias=True),
     },
+    "gated_delta_net_block": {
+        "threefold": _delta(),
+        "equal_groups": _delta(value_heads=2),
+        "two_taps": _delta(key_heads=1, conv_width=2),
+    },
+    "kimi_delta_attention_block": {"plain": _kimi(), "wide_heads": _kimi(heads=1, head_dim=13)},
     "latent_attention_block": {
         "absorbed": _latent(),
         "expanded": _latent(absorbed=False),

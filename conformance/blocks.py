@@ -18,11 +18,25 @@ from conformance.block_list import BLOCKS, WIDTH
 from conformance.calls import Unsupported, attempt, combining
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.choice import border_stands, drawn_until, stands
-from conformance.judge import expect, judge_one
-from conformance.readings import Exact, InFormat, on_floats, wide_format
+from conformance.judge import Expectation, expect, judge_one
+from conformance.readings import Exact, InFormat, computing_format, on_floats, wide_format
 from conformance.verdict import Judgement
-from refimpl.blocks import Attention, Block, Indexer, Inputs, LatentAttention, Layer, MoE, MultiToken, Router, Scoped
+from refimpl.blocks import (
+    Attention,
+    Block,
+    GatedDeltaNet,
+    Indexer,
+    Inputs,
+    KimiDeltaAttention,
+    LatentAttention,
+    Layer,
+    MoE,
+    MultiToken,
+    Router,
+    Scoped,
+)
 from refimpl.layers import linear
+from refimpl.layers.precision import converted, stays_wide
 from refimpl.numerics import FORMATS, Array, plain, unit_roundoff
 from refimpl.ops import GLUE, NumpyOps, Ops, Traced
 
@@ -32,14 +46,14 @@ if TYPE_CHECKING:
 BATCH, LENGTH, PAST = 2, 5, 6
 # The scores of an indexer are the end of so many times more rounded steps than those of a router.
 STEPS = 3
-Mixer = Attention | LatentAttention
+Mixer = Attention | LatentAttention | GatedDeltaNet | KimiDeltaAttention
 
 
 class BackendOps(Ops):
     """The backend's functions where it has them, the specification in the tested dtype elsewhere."""
 
     def __init__(self, backend: Backend, dtype: str) -> None:
-        self._backend, self._dtype = backend, FORMATS[dtype]
+        self._backend, self._dtype, self._wide = backend, FORMATS[dtype], FORMATS[computing_format(dtype)]
         self._specification = InFormat(dtype)
         self.used: set[str] = set()
         self.refused: dict[str, str] = {}
@@ -53,36 +67,63 @@ class BackendOps(Ops):
             except Unsupported as refusal:
                 self.refused[name] = str(refusal)
         reading = self._specification
-        cast = reading.cast_angles if name == "rope_cos_sin" else reading.cast
-        result = reading.ops().call(name, *map(cast, values), **{key: cast(value) for key, value in options.items()})
-        return on_floats(lambda array: plain(array).astype(self._dtype), result)
+        values, options = converted(name, values, options, narrow=reading.cast, wide=reading.cast_wide)
+        return self._stored(name, reading.ops().call(name, *values, **options))
 
     def _ask(self, name: str, values: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        def in_float32(value: Any) -> Any:
+            return on_floats(lambda array: array.astype(self._wide), value)
+
+        values, options = converted(name, values, options, narrow=lambda value: value, wide=in_float32)
         result = self._backend.call(name, *values, **options)
         self.used.add(name)
-        if name == "rope_cos_sin":
-            return on_floats(lambda array: array.astype(self._dtype), result)
-        return result
+        return self._stored(name, result) if name == "rope_cos_sin" else result
+
+    def _stored(self, name: str, result: Any) -> Any:
+        """A result in the format of the block, or in float32 where it stays there."""
+        if isinstance(result, tuple):
+            return tuple(self._in_format(name, place, each) for place, each in enumerate(result))
+        return self._in_format(name, 0, result)
+
+    def _in_format(self, name: str, place: int, value: Any) -> Any:
+        dtype = self._wide if stays_wide(name, place) else self._dtype
+        return on_floats(lambda array: plain(array).astype(dtype), value)
 
 
 def evaluate_block(
-    block: Block, values: dict[str, Array], ops: Ops, reading: Exact, *, past: int, ring: bool, cast: Callable[[Any], Any]
+    block: Block,
+    values: dict[str, Array],
+    ops: Ops,
+    reading: Exact,
+    *,
+    past: int,
+    ring: bool = False,
+    stored: Callable[[Array, str | None], Any] | None = None,
 ) -> Any:
-    """The block's output for wide inputs, not yet widened."""
+    """The block's output for wide inputs, not yet widened.
+
+    stored: how an input is stored, given the narrowest format that it may have; None: as the reading does.
+    """
+
+    def cast(array: Any, narrowest: str | None = None) -> Any:
+        if stored is not None:
+            return stored(array, narrowest)
+        return reading.cast(array) if narrowest is None else reading.cast_wide(array)
+
     weights = {name: cast(array) for name, array in values.items() if name in block.parameters()}
     x = cast(values["x"])
     mixer = _mixer(block)
     if mixer is None:
         return block(ops, weights, x)  # type: ignore[operator]
-    order = np.tile(np.arange(past + LENGTH), (len(x), 1))
+    order = np.tile(np.arange(past + x.shape[1]), (len(x), 1))
     q_order = order[:, past:]
-    rotations = {
-        rope: ops.rope_cos_sin(q_order, ops.constant(rope.frequencies(reading.angle_format))) for rope in mixer.ropes()
-    }
-    temperatures = {}
-    if mixer.temperature is not None:
-        temperatures[mixer.temperature] = cast(mixer.temperature(ops, q_order, reading.angle_format))
-    state = {name: cast(values[name]) for name in mixer.state()} if past else None
+    rotations, temperatures = {}, {}
+    if isinstance(mixer, Attention | LatentAttention):
+        for rope in mixer.ropes():
+            rotations[rope] = ops.rope_cos_sin(q_order, ops.constant(rope.frequencies(reading.angle_format)))
+        if mixer.temperature is not None:
+            temperatures[mixer.temperature] = cast(mixer.temperature(ops, q_order, reading.angle_format))
+    state = {name: cast(values[name], entry.dtype) for name, entry in mixer.state().items()} if past else None
     inputs = Inputs(
         q_order=q_order,
         k_order=order,
@@ -104,34 +145,47 @@ def _mixer(block: Block) -> Mixer | None:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockCase(Case):
-    """A block on random weights. past: tokens in its cache, of which a ring keeps the last."""
+    """A block on random weights. past: tokens in its cache, of which a ring keeps the last. length: of new ones."""
 
     block: Block
     past: int
     ring: bool = False
+    length: int = LENGTH
 
     def inputs(self, reading: Exact) -> dict[str, Array]:
         """x, the parameters and the cache as a reading takes them."""
-        return {name: reading.disturb(array) for name, array in self.drawn.items()}
+
+        def disturbed(name: str, array: Array) -> Array:
+            found: Array = reading.disturb_wide(array) if name in self.kept else reading.disturb(array)
+            return found
+
+        return {name: disturbed(name, array) for name, array in self.drawn.items()}
+
+    @cached_property
+    def kept(self) -> frozenset[str]:
+        """Which of the cache stays in float32, whatever the tested dtype."""
+        mixer = _mixer(self.block)
+        return frozenset(name for name, entry in mixer.state().items() if entry.dtype) if mixer else frozenset()
 
     @cached_property
     def drawn(self) -> dict[str, Array]:
-        """The same, wide numbers that the tested dtype holds exactly."""
+        """The same, wide numbers that the tested dtype holds exactly, or float32 where they stay in that."""
         wide = wide_format(self.dtype)
         generator = np.random.default_rng(crc32(self.id.replace(TOKENS[self.dtype], "").encode()))
-        shapes: dict[str, tuple[int, ...]] = {"x": (BATCH, LENGTH, WIDTH), **self.block.parameters()}
+        shapes: dict[str, tuple[int, ...]] = {"x": (BATCH, self.length, WIDTH), **self.block.parameters()}
         if isinstance(self.block, MultiToken):
             shapes["hidden"] = shapes["x"]
         mixer = _mixer(self.block)
         for name, entry in mixer.state().items() if mixer and self.past else ():
             kept = min(self.past, entry.window or self.past) if self.ring else self.past
-            shapes[name] = (BATCH, kept, *entry.shape)
+            shapes[name] = (BATCH, kept, *entry.shape) if entry.grows else (BATCH, *entry.shape)
         found = {}
         for name, shape in shapes.items():
             array = generator.standard_normal(shape)
             if name.endswith("weight"):
                 array = array * (1.5 / np.sqrt(shape[-1])) if len(shape) > 1 else 1 + array / 2
-            found[name] = array.astype(FORMATS[self.dtype]).astype(wide)
+            dtype = computing_format(self.dtype) if name in self.kept else self.dtype
+            found[name] = array.astype(FORMATS[dtype]).astype(wide)
         if isinstance(self.block, MoE):
             found["x"] = _decided_tokens(self.block.router, found, generator, self.dtype).astype(wide)
         if isinstance(mixer, LatentAttention) and mixer.indexer is not None:
@@ -141,26 +195,35 @@ class BlockCase(Case):
     def judge(self, backend: Backend, workspace: Workspace) -> Judgement:
         ops = BackendOps(backend, self.dtype)
 
-        def evaluate(reading: Exact) -> tuple[Array, ...]:
-            values = self.inputs(reading)
-            made = evaluate_block(self.block, values, reading.ops(), reading, past=self.past, ring=self.ring, cast=reading.cast)
-            return (reading.widen(made),)
-
         def compare() -> Judgement:
-            reading = InFormat(self.dtype)
-
-            def cast(array: Array) -> Array:
-                return array.astype(FORMATS[self.dtype])
-
             with combining("the block"):
-                values = self.inputs(reading)
-                output = evaluate_block(self.block, values, ops, reading, past=self.past, ring=self.ring, cast=cast)
+                output = self.answer(ops)
             if not ops.used:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in ops.refused.items())
                 return Judgement(verdict="unsupported", sentence=reasons) if reasons else NOT_COVERED
-            return judge_one(output, expect(evaluate, self.dtype)[0], self.dtype, axes="BTD")
+            return judge_one(output, self.expected(), self.dtype, axes="BTD")
 
         return attempt(compare)
+
+    def answer(self, ops: Ops, block: Block | None = None) -> Any:
+        """What an interpreter makes of the block, or of another wiring of it, in the tested dtype."""
+        reading = InFormat(self.dtype)
+
+        def stored(array: Array, narrowest: str | None) -> Array:
+            return array.astype(FORMATS[computing_format(self.dtype) if narrowest else self.dtype])
+
+        values = self.inputs(reading)
+        return evaluate_block(block or self.block, values, ops, reading, past=self.past, ring=self.ring, stored=stored)
+
+    def expected(self) -> Expectation:
+        """The truth, and what is allowed beside it."""
+
+        def evaluate(reading: Exact) -> tuple[Array, ...]:
+            values = self.inputs(reading)
+            made = evaluate_block(self.block, values, reading.ops(), reading, past=self.past, ring=self.ring)
+            return (reading.widen(made),)
+
+        return expect(evaluate, self.dtype)[0]
 
 
 def _decided_tokens(router: Router, values: dict[str, Array], generator: np.random.Generator, dtype: str) -> Array:
@@ -204,7 +267,7 @@ def _decided_rows(
     def keep(rows: Array) -> Array:
         rest = {name: np.repeat(values[name][:1], len(rows), axis=0) for name in mixer.state() if past}
         ops = Traced(NumpyOps())
-        evaluate_block(mixer, {**values, **rest, **parts(rows)}, ops, reading, past=past, ring=False, cast=reading.cast)
+        evaluate_block(mixer, {**values, **rest, **parts(rows)}, ops, reading, past=past)
         later = np.arange(past + LENGTH) > np.arange(past, past + LENGTH)[:, None]
         scores = np.where(later, -np.inf, ops.values["indexer.scores"])
         return np.asarray(border_stands(scores, indexer.top_k, STEPS * unit_roundoff(dtype)).all(axis=-1))
@@ -212,15 +275,17 @@ def _decided_rows(
     return parts(drawn_until(keep, draw, BATCH))
 
 
-def _phases(block: Block) -> Iterator[tuple[str, int, bool]]:
-    """Each phase of a block, how many tokens came before, and whether a ring keeps them."""
+def _phases(block: Block) -> Iterator[tuple[str, int, bool, int]]:
+    """Each phase of a block, how many tokens came before, whether a ring keeps them, and how many are new."""
     mixer = _mixer(block)
     if mixer is None:
-        yield "any", 0, False
+        yield "any", 0, False, LENGTH
         return
-    yield from (("prefill", 0, False), ("pieces", PAST, False))
+    yield from (("prefill", 0, False, LENGTH), ("pieces", PAST, False, LENGTH))
     if any(entry.window for entry in mixer.state().values()):
-        yield "pieces", PAST, True
+        yield "pieces", PAST, True, LENGTH
+    if not all(entry.grows for entry in mixer.state().values()):
+        yield "decode", PAST, False, 1
 
 
 def block_cases(dtype: str) -> list[Case]:
@@ -230,9 +295,19 @@ def block_cases(dtype: str) -> list[Case]:
     found: list[Case] = []
     for level, variants in BLOCKS.items():
         for variant, block in variants.items():
-            for phase, past, ring in _phases(block):
-                size = f"t{LENGTH}s{LENGTH + past}" if phase != "any" else f"t{LENGTH}"
+            for phase, past, ring, length in _phases(block):
+                size = f"t{length}s{length + past}" if phase != "any" else f"t{length}"
                 case_id = f"{level}/{variant}{'_ring' * ring}-{phase}-{TOKENS[dtype]}-{size}d{WIDTH}"
-                case = BlockCase(id=case_id, level="block", function=level, dtype=dtype, block=block, past=past, ring=ring)
-                found.append(case)
+                found.append(
+                    BlockCase(
+                        id=case_id,
+                        level="block",
+                        function=level,
+                        dtype=dtype,
+                        block=block,
+                        past=past,
+                        ring=ring,
+                        length=length,
+                    )
+                )
     return found

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from conformance.judge import failure
-from conformance.verdict import Judgement
+from conformance.shared import Shared
+from conformance.verdict import Judgement, Kind
 from refimpl.numerics import Array
 
 
@@ -26,26 +27,29 @@ class Misbehaved(Exception):
         self.judgement = judgement
 
 
+_STDERR = Shared(lambda: redirect_stdout(sys.stderr))
+
+
 @contextmanager
 def contained() -> Iterator[None]:
     """Prints go to standard error, as standard output may be the report; `np.seterr` lasts until the end."""
-    with redirect_stdout(sys.stderr), np.errstate():
+    with _STDERR, np.errstate():
         yield
 
 
 def guarded(function: Callable[..., Any], values: tuple[Any, ...], options: dict[str, Any], names: list[str]) -> Any:
     """`function(*values, **options)`, where raising and writing into the inputs are noticed."""
-    before = [_bits(value) for value in (*values, *options.values())]
+    before = [bits(value) for value in (*values, *options.values())]
     try:
         with contained():
             result = function(*values, **options)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Unsupported, Misbehaved):  # the latter two come from doors that are ours
         raise
     except NotImplementedError as error:
         raise Unsupported(first_line(error) or "no reason given") from error
     except BaseException as error:
         raise Misbehaved(error_of(f"raised {described(error)}")) from error
-    after = [_bits(value) for value in (*values, *options.values())]
+    after = [bits(value) for value in (*values, *options.values())]
     for name, old, new in zip([*names[: len(values)], *options], before, after, strict=True):
         if old != new:
             raise Misbehaved(failure("mutation", f"wrote into its argument {name!r}"))
@@ -71,9 +75,9 @@ def attempt(judge: Callable[[], Judgement]) -> Judgement:
         return failing.judgement
 
 
-def error_of(sentence: str) -> Judgement:
-    """The verdict on a backend that raised."""
-    return Judgement(verdict="error", sentence=sentence)
+def error_of(sentence: str, kind: Kind = "") -> Judgement:
+    """The verdict on a backend that raised, did not answer or is gone."""
+    return Judgement(verdict="error", kind=kind, sentence=sentence)
 
 
 def described(error: BaseException) -> str:
@@ -91,7 +95,7 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300].encode("utf-8", "replace").decode() if lines else ""
 
 
-def _bits(value: Any) -> bytes | None:
+def bits(value: Any) -> bytes | None:
     return _array_bits(value) if isinstance(value, np.ndarray) else None
 
 

@@ -43,10 +43,14 @@ TOKENS = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f1
 
 
 class Workspace:
-    """What cases of one run share: a directory for checkpoints, and the engines that a backend made of them."""
+    """What cases of one run share: a directory for checkpoints, and the engines that a backend made of them.
 
-    def __init__(self, directory: Path) -> None:
+    diagnose: a wrong answer is compared with those of known bugs.
+    """
+
+    def __init__(self, directory: Path, *, diagnose: bool = False) -> None:
         self.directory = directory
+        self.diagnose = diagnose
         self._engines: dict[str, Callable[..., Any]] = {}
 
     def engine(self, key: str, make: Callable[[Path], Callable[..., Any]]) -> Callable[..., Any]:
@@ -70,14 +74,23 @@ class Case(ABC):
     dtype: str
     rules: tuple[str, ...] = ()
 
+    @property
+    def whole_model(self) -> bool:
+        """Whether a checkpoint is loaded for it."""
+        return False
+
     @abstractmethod
     def judge(self, backend: Backend, workspace: Workspace) -> Judgement:
         """The verdict on `backend`, of which every function that the case needs may be missing."""
 
     def result(self, backend: Backend, workspace: Workspace) -> Result:
-        """The verdict with the identity of the case, whatever the caller's `np.seterr` is."""
+        """The result of asking `backend`, whatever the caller's `np.seterr` is."""
         with np.errstate(all="ignore"):
             judgement = self.judge(backend, workspace)
+        return self.with_judgement(judgement)
+
+    def with_judgement(self, judgement: Judgement) -> Result:
+        """A verdict with the identity of the case."""
         return Result(id=self.id, level=self.level, layer=self.function, dtype=self.dtype, rule=self.rule, judgement=judgement)
 
     @property
@@ -92,6 +105,9 @@ def rule_text(function: str, rule: str) -> str:
     found = re.search(rf"\b{rule}  (.*?)(?=\n\s+[RT]\d+  |\n    \w+:|\Z)", document, re.DOTALL)
     if found:
         return " ".join(found.group(1).split())
+    for first, last, other in re.findall(r"R(\d+) to R(\d+) of `(\w+)`", document):
+        if int(first) <= int(rule[1:]) <= int(last):
+            return rule_text(other, rule)
     same = re.search(r"\brules\b[^`\n]*: as `(\w+)`", document)
     return rule_text(same.group(1), rule) if same else ""
 

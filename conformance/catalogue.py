@@ -12,11 +12,12 @@ from conformance.family import INTEGERS
 from conformance.laws import LAWS
 from conformance.laws.model import model_law_cases
 from conformance.models import model_cases
+from conformance.profiles import DEFAULT, PROFILES
 from conformance.search import search
 from conformance.select import whole_number
 from refimpl.numerics import FORMATS
 
-MAX_EXAMPLES = 50
+MAX_EXAMPLES = PROFILES[DEFAULT].max_examples
 
 
 def cases(

@@ -1,10 +1,11 @@
-"""The doors through which a backend comes in: by object, built-in name, entry point, file or module."""
+"""The doors through which a backend comes in: by object, built-in name, entry point, file, module, or without any Python."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -14,27 +15,47 @@ from typing import Any
 from conformance.backend import Backend, BackendError, as_backend
 from conformance.backends import BUILT_IN
 from conformance.calls import contained, described
+from conformance.vectors.answers import AnsweredBackend
+from conformance.vectors.program import ProgramBackend
 
 GROUP = "refimpl.backends"
+# Prefixes of backends that are no Python.
+FILES: dict[str, Callable[[str], Backend]] = {"exec": ProgramBackend, "answers": AnsweredBackend}
 
 
 def load_backend(backend: Any) -> Backend:
     """The backend that `backend` means.
 
-    An object, a module or a mapping with the functions; or a string, tried in this order: a built-in name ("torch:cuda"),
-    an entry point of the group refimpl.backends, a file ("path/to/adapter.py", "path/to/adapter.py:attribute"), a module
-    ("package.module", "package.module:attribute"). BackendError, one sentence, when there is none or it cannot run here.
+    An object, a module or a mapping with the functions; or a string, tried in this order: a program ("exec:./runner"), a
+    directory of answers ("answers:DIR"), a built-in name ("torch:cuda"), an entry point of the group refimpl.backends, a file
+    ("path/to/adapter.py", "path/to/adapter.py:attribute"), a module ("package.module", "package.module:attribute").
+    BackendError, one sentence, when there is none or it cannot run here.
     """
     if not isinstance(backend, str):
         return as_backend(backend)
-    if backend.endswith(":"):
+    if backend.endswith(":") and backend[:-1] not in FILES:
         raise BackendError(f"{backend!r}: the attribute after the colon is missing")
     found = _by_name(backend)
-    found.reference = backend
+    found.reference = found.recipe = backend
     return found
 
 
+def made_again(recipe: Any, name: str) -> Backend:
+    """The backend in another process, made of what pickle can carry; of a name once a process."""
+    if isinstance(recipe, str):
+        if recipe not in _MADE:
+            _MADE[recipe] = load_backend(recipe)
+        return _MADE[recipe]
+    return as_backend(recipe, name=name)
+
+
+_MADE: dict[str, Backend] = {}
+
+
 def _by_name(backend: str) -> Backend:
+    kind, colon, rest = backend.partition(":")
+    if colon and kind in FILES:
+        return FILES[kind](rest)
     if backend in BUILT_IN:
         return _from_module(BUILT_IN[backend], name=backend)
     installed = _installed()

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from refimpl.layers import attention_mask, latent_attention_expanded
+from refimpl.layers import (
+    attention_mask,
+    delta_rule_chunked,
+    gated_delta_rule_chunked,
+    gated_linear_attention_chunked,
+    latent_attention_expanded,
+    linear_attention_chunked,
+    ssd_chunked,
+)
 from refimpl.layers.attention import default_places, masked_softmax
 from refimpl.numerics import Array
 
@@ -41,7 +50,17 @@ def latent_attention_in_two_products(
     return np.swapaxes(weights @ latent_B1SL @ rows_HXL[:, nope:].swapaxes(1, 2), 1, 2)
 
 
+def _in_chunks(form: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """In chunks of the size that kernels have, and of a smaller one."""
+    return partial(form, chunk_size=64), partial(form, chunk_size=16)
+
+
 OTHER_FORMS: dict[str, tuple[Callable[..., Any], ...]] = {
     "latent_attention": (latent_attention_expanded, latent_attention_in_two_products),
+    "linear_attention": _in_chunks(linear_attention_chunked),
+    "gated_linear_attention": _in_chunks(gated_linear_attention_chunked),
+    "delta_rule": _in_chunks(delta_rule_chunked),
+    "gated_delta_rule": _in_chunks(gated_delta_rule_chunked),
+    "ssd": _in_chunks(ssd_chunked),
 }
 MOST_FORMS = max(map(len, OTHER_FORMS.values()))

@@ -9,6 +9,7 @@ The budget of a problem is derived from the problem. Its noise is the largest, o
         smallest step that the dtype has
 
 in two norms over the whole output: the maximum and the root mean square. The budget is twice the noise, for every layer.
+Outputs that stay in float32 where a model is narrower (`refimpl.layers.precision`) have the noise of float32.
 A candidate must be inside in both norms. Integers and bools have no budget: they are equal or wrong, and so are floats that
 are copied or decoded without a rounding. Beside integers that choose (`conformance.choice`) the noise of floats is that of
 the entries where the choice is the same.
@@ -16,14 +17,14 @@ the entries where the choice is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from conformance.forms import MOST_FORMS
-from conformance.readings import Exact, InFormat, InOtherForm, Nearby, Perturbed
+from conformance.readings import Exact, InFormat, InOtherForm, Nearby, Perturbed, computing_format
 from conformance.unsteady import Unsteady
 from conformance.verdict import Judgement, Kind
 from refimpl.numerics import FORMATS, Array, is_float, smallest_step, unit_roundoff
@@ -32,8 +33,11 @@ CONSTANT = 2.0
 UNSTEADY_SAMPLES = 2
 PERTURBED_SAMPLES = 4
 NEARBY_SAMPLES = 6
+# The first and the last bin of a histogram of errors: 2^e and more, of the budget. Float64 may be wrong by 2^50 budgets.
+SMALLEST_BIN, LARGEST_BIN = -8, 24
 
 Evaluate = Callable[[Exact], tuple[Array, ...]]
+Pair = tuple[tuple[Array, ...], tuple[Array, ...]]
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,11 @@ class Norms:
 
 @dataclass(frozen=True)
 class Expectation:
-    """A true output and its noise (None where it must be met exactly)."""
+    """A true output and its noise (None where it must be met exactly). dtype: its format where that is not the tested one."""
 
     truth: Array
     noise: Norms | None
+    dtype: str | None = None
 
     @property
     def budget(self) -> Norms:
@@ -73,11 +78,32 @@ class Expectation:
 
 
 @np.errstate(all="ignore")
-def expect(evaluate: Evaluate, dtype: str, *, exact: bool = False, seed: int = 0) -> tuple[Expectation, ...]:
-    """The truth of each output of a problem and the noise that is legitimate at `dtype` (none when `exact`)."""
+def expect(
+    evaluate: Evaluate, dtype: str, *, exact: bool = False, seed: int = 0, wide: Sequence[int] = ()
+) -> tuple[Expectation, ...]:
+    """The truth of each output of a problem and the noise that is legitimate at `dtype` (none when `exact`).
+
+    wide: which outputs stay in float32 where `dtype` is narrower. Their noise is that of the same problem at float32.
+    """
     truths = evaluate(Exact(dtype))
     if exact or not any(is_float(truth.dtype) for truth in truths):
         return tuple(Expectation(truth, None) for truth in truths)
+    formats = [computing_format(dtype) if index in wide else dtype for index in range(len(truths))]
+    pairs = {each: samples(evaluate, each, truths, seed=seed) for each in sorted(set(formats))}
+    expectations = []
+    for index, (truth, each) in enumerate(zip(truths, formats, strict=True)):
+        if not is_float(truth.dtype):
+            expectations.append(Expectation(truth, None))
+            continue
+        errors = (
+            np.where(_chosen_alike(sample, reference), sample[index] - reference[index], 0) for sample, reference in pairs[each]
+        )
+        expectations.append(Expectation(truth, noise_of(truth, each, errors), each))
+    return tuple(expectations)
+
+
+def samples(evaluate: Evaluate, dtype: str, truths: tuple[Array, ...], *, seed: int = 0) -> list[Pair]:
+    """What parts (a) and (b) of the noise are taken from: readings of a problem, each beside what it should be."""
     readings: list[Exact] = [InFormat(dtype)]
     readings += [Unsteady(dtype, seed + index) for index in range(UNSTEADY_SAMPLES)]
     readings += [Perturbed(dtype, seed + index) for index in range(PERTURBED_SAMPLES)]
@@ -87,24 +113,23 @@ def expect(evaluate: Evaluate, dtype: str, *, exact: bool = False, seed: int = 0
     pairs += [(evaluate(rounded), exact) for (rounded, _), exact in zip(nearby, nearby_truths, strict=True)]
     for number in range(MOST_FORMS):
         pairs += _in_other_form(evaluate, dtype, number, truths, nearby_truths, seed)
-    expectations = []
-    for index, truth in enumerate(truths):
-        if not is_float(truth.dtype):
-            expectations.append(Expectation(truth, None))
-            continue
-        noise = rounding_noise(truth, dtype)
-        for sample, reference in pairs:
-            error = Norms.of(np.where(_chosen_alike(sample, reference), sample[index] - reference[index], 0))
-            if not np.isfinite(error.maximum):
-                raise ValueError(f"the inputs of this problem do not fit {dtype}: the specification overflows in it")
-            noise = noise.larger(error)
-        expectations.append(Expectation(truth, noise))
-    return tuple(expectations)
+    return pairs
+
+
+def noise_of(truth: Array, dtype: str, errors: Iterable[Array]) -> Norms:
+    """The noise of one output, of which `errors` are the samples."""
+    noise = rounding_noise(truth, dtype)
+    for each in errors:
+        error = Norms.of(each)
+        if not np.isfinite(error.maximum):
+            raise ValueError(f"the inputs of this problem do not fit {dtype}: the specification overflows in it")
+        noise = noise.larger(error)
+    return noise
 
 
 def _in_other_form(
     evaluate: Evaluate, dtype: str, number: int, truths: tuple[Array, ...], nearby_truths: list[tuple[Array, ...]], seed: int
-) -> list[tuple[tuple[Array, ...], tuple[Array, ...]]]:
+) -> list[Pair]:
     """What other forms of the layers of a problem give, here and nearby, beside the truths; nothing if there are none."""
     here = InOtherForm(dtype, number)
     found = [(evaluate(here), truths)]
@@ -146,7 +171,7 @@ def judge(
 
 def judge_one(output: Any, expectation: Expectation, dtype: str, *, axes: str = "", wider: bool = False) -> Judgement:
     """The verdict on one output."""
-    truth = expectation.truth
+    truth, dtype = expectation.truth, expectation.dtype or dtype
     if not isinstance(output, np.ndarray):
         return failure("dtype", f"returned a {type(output).__name__} but needs a NumPy array")
     if output.shape != truth.shape:
@@ -184,7 +209,18 @@ def measure(actual: Array, truth: Array, budget: Norms, *, kind: Kind, axes: str
         max_budget=budget.maximum,
         rms_error=error.rms,
         rms_budget=budget.rms,
+        histogram=() if passed else histogram(actual - truth, budget.maximum),
     )
+
+
+def histogram(error: Array, budget: float) -> tuple[tuple[int, int], ...]:
+    """How many entries are wrong by how many budgets, as `Judgement.histogram` counts them."""
+    if not budget:
+        return ()
+    with np.errstate(divide="ignore"):
+        exponents = np.ceil(np.log2(np.abs(error) / budget)) - 1
+    bins, counts = np.unique(np.clip(exponents, SMALLEST_BIN, LARGEST_BIN).astype(int), return_counts=True)
+    return tuple(zip(bins.tolist(), counts.tolist(), strict=True))
 
 
 def failure(kind: Kind, sentence: str, *, worst: str = "") -> Judgement:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from inspect import signature
 from pathlib import Path
@@ -14,11 +15,12 @@ import numpy as np
 from conformance.calls import Misbehaved, Unsupported, attempt, combining, guarded
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.judge import Expectation, expect, failure, judge_one
+from conformance.memory import without_memory
 from conformance.readings import Exact
 from conformance.results import check_array
 from conformance.tiny import Specification, TinyModel
 from conformance.tiny_models import MODELS
-from conformance.verdict import Judgement
+from conformance.verdict import Judgement, Suspect
 from refimpl.numerics import FORMATS, Array
 
 if TYPE_CHECKING:
@@ -27,6 +29,18 @@ if TYPE_CHECKING:
 Engine = Callable[..., Any]
 PAST = 8  # tokens before the first cut
 PADDING = 5
+
+
+class SteppedEngine(ABC):
+    """An engine that is told of all its steps at once, because nothing of it lives from one call to the next."""
+
+    @abstractmethod
+    def __call__(self, tokens: Array, *, attention_mask: Array | None = None) -> Array:
+        """Logits [B, T, V] of tokens [B, T]."""
+
+    @abstractmethod
+    def in_steps(self, tokens: Array, lengths: Sequence[int]) -> Array:
+        """The same, of tokens that come in pieces of these lengths, with a cache between them."""
 
 
 def prefill(engine: Engine, tokens: Array) -> Array:
@@ -84,7 +98,7 @@ def engine_of(tiny: TinyModel, dtype: str, backend: Backend, workspace: Workspac
         tiny.write(directory, dtype)
         return backend.load(directory)
 
-    return workspace.engine(f"{tiny.architecture}-{tiny.variant}-{TOKENS[dtype]}", make)
+    return workspace.engine(checkpoint_name(tiny, dtype), make)
 
 
 @cache
@@ -106,6 +120,10 @@ class ModelCase(Case):
     index: int
     phase: str
 
+    @property
+    def whole_model(self) -> bool:
+        return True
+
     def judge(self, backend: Backend, workspace: Workspace) -> Judgement:
         if not backend.loads_models:
             return NOT_COVERED
@@ -116,9 +134,40 @@ class ModelCase(Case):
             with combining("the phase"):
                 logits = PHASES[self.phase](engine, tiny.tokens())
             expected = expectation(self.index, self.dtype, padding=self.phase == "padded")
-            return judge_one(logits, expected, self.dtype, axes="BTV" if logits.ndim == 3 else "NV", wider=True)
+
+            def judged(outputs: tuple[Array, ...]) -> Judgement:
+                axes = "BTV" if outputs[0].ndim == 3 else "NV"
+                judgement = judge_one(outputs[0], expected, self.dtype, axes=axes, wider=True)
+                if not workspace.diagnose or judgement.kind != "numeric":
+                    return judgement
+                return replace(judgement, suspects=self._suspects(workspace, outputs[0], expected))
+
+            def ask_again(tokens: Array) -> tuple[Array, ...]:
+                return (prefill(engine, tokens),)
+
+            if self.phase != "prefill" or isinstance(engine, SteppedEngine):
+                return judged((logits,))
+            tokens = tiny.tokens()
+            return without_memory((logits,), judged, lambda: ask_again(tokens), lambda: ask_again(tokens[:, ::-1]))
 
         return attempt(compare)
+
+    def _suspects(self, workspace: Workspace, logits: Array, expected: Expectation) -> tuple[Suspect, ...]:
+        """The known bugs with which the model answers so in this phase."""
+        from conformance.diagnosis import model_suspects  # mutants are made of cases
+
+        tiny = MODELS[self.index]
+
+        def ask(engine: Engine) -> Array:
+            return PHASES[self.phase](engine, tiny.tokens())
+
+        directory = workspace.directory / checkpoint_name(tiny, self.dtype)
+        return model_suspects(directory, ask, logits, expected, self.dtype)
+
+
+def checkpoint_name(tiny: TinyModel, dtype: str) -> str:
+    """The directory of a small model within a workspace."""
+    return f"{tiny.architecture}-{tiny.variant}-{TOKENS[dtype]}"
 
 
 def model_cases(dtype: str) -> list[Case]:
@@ -140,6 +189,8 @@ def model_cases(dtype: str) -> list[Case]:
 
 
 def _in_pieces(engine: Engine, tokens: Array, lengths: list[int]) -> Array:
+    if isinstance(engine, SteppedEngine):
+        return ask(lambda whole: engine.in_steps(whole, lengths), tokens)[0]
     cache: tuple[Any, ...] = ()
     found: list[Array] = []
     start = 0

@@ -22,6 +22,7 @@ import numpy as np
 
 from conformance.forms import OTHER_FORMS
 from refimpl.layers import VOCABULARY
+from refimpl.layers.precision import converted
 from refimpl.numerics import FORMATS, Array, is_float, low_precision, plain, unit_roundoff
 from refimpl.ops import NumpyOps, Ops, Replaced, Rounded
 
@@ -59,12 +60,16 @@ class Exact:
         """An input of the problem, as this reading takes it."""
         return value
 
+    def disturb_wide(self, value: Any) -> Any:
+        """An input that no model keeps in a narrow format."""
+        return self.disturb(value)
+
     def cast(self, value: Any) -> Any:
         """A wide value as the numbers that this reading computes with."""
         return value
 
-    def cast_angles(self, value: Any) -> Any:
-        """Frequencies and angles, which no model keeps in a narrow format."""
+    def cast_wide(self, value: Any) -> Any:
+        """What no model keeps in a narrow format: frequencies, decays, states (`refimpl.layers.precision`)."""
         return on_floats(lambda array: array.astype(self.angle_format), value)
 
     def widen(self, value: Any) -> Any:
@@ -73,11 +78,10 @@ class Exact:
 
     def call(self, name: str, *values: Any, **options: Any) -> Any:
         """The function `name` of the vocabulary on wide values, its result widened."""
-        cast = self.cast_angles if name == "rope_cos_sin" else self.cast
-        options = {key: cast(value) for key, value in options.items()}
+        values, options = converted(name, values, options, narrow=self.cast, wide=self.cast_wide)
         if "dtype" in signature(VOCABULARY[name]).parameters:
             options.setdefault("dtype", self.angle_format)
-        return self.widen(self._function(name)(*map(cast, values), **options))
+        return self.widen(self._function(name)(*values, **options))
 
     def _function(self, name: str) -> Callable[..., Any]:
         return VOCABULARY[name]
@@ -95,11 +99,17 @@ class Perturbed(Exact):
         self._generator = np.random.default_rng([seed, 1])
 
     def disturb(self, value: Any) -> Any:
-        return on_floats(self._moved, value)
+        return self._disturbed(value, self.dtype)
 
-    def _moved(self, array: Array) -> Array:
-        noise = self._generator.uniform(-1, 1, array.shape).astype(self.wide)
-        return array * (1 + self.wide.type(unit_roundoff(self.dtype)) * noise)
+    def disturb_wide(self, value: Any) -> Any:
+        return self._disturbed(value, computing_format(self.dtype))
+
+    def _disturbed(self, value: Any, dtype: str) -> Any:
+        def moved(array: Array) -> Array:
+            noise = self._generator.uniform(-1, 1, array.shape).astype(self.wide)
+            return array * (1 + self.wide.type(unit_roundoff(dtype)) * noise)
+
+        return on_floats(moved, value)
 
 
 class Nearby(Exact):
@@ -110,12 +120,21 @@ class Nearby(Exact):
         self._generator = None if seed is None else np.random.default_rng([seed, 3])
 
     def disturb(self, value: Any) -> Any:
-        return value if self._generator is None else on_floats(self._moved, value)
+        return self._disturbed(value, self.dtype)
 
-    def _moved(self, array: Array) -> Array:
-        assert self._generator is not None
-        steps = 4 * unit_roundoff(self.dtype) * self._generator.uniform(-1, 1, array.shape)
-        return (array * (1 + steps)).astype(FORMATS[self.dtype]).astype(self.wide)
+    def disturb_wide(self, value: Any) -> Any:
+        return self._disturbed(value, computing_format(self.dtype))
+
+    def _disturbed(self, value: Any, dtype: str) -> Any:
+        generator = self._generator
+        if generator is None:
+            return value
+
+        def moved(array: Array) -> Array:
+            steps = 4 * unit_roundoff(dtype) * generator.uniform(-1, 1, array.shape)
+            return (array * (1 + steps)).astype(FORMATS[dtype]).astype(self.wide)
+
+        return on_floats(moved, value)
 
 
 class InFormat(Nearby):

@@ -1,4 +1,6 @@
-"""What a run found, and its forms: JSON, JUnit and HTML (`conformance.files`), a table and words (`conformance.text`)."""
+"""What a run found. Its forms: JSON (`conformance.results_file`), JUnit (`conformance.files`), HTML (`conformance.page`),
+Markdown and a badge (`conformance.summary`), a table and words (`conformance.text`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any
 
 from conformance import files
 from conformance.verdict import VERDICTS, Result
+from refimpl import SPEC_VERSION
 
 OK, FAILED, TOO_FEW = 0, 1, 5
 
@@ -27,6 +30,7 @@ class Report:
     results: tuple[Result, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     minimum: int | None = None
+    spec_version: str = SPEC_VERSION
 
     @property
     def ok(self) -> bool:
@@ -82,8 +86,10 @@ class Report:
         return sum(result.verdict == "pass" for result in ran) / len(ran) if ran else None
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The whole report as JSON, sorted by id, the same for the same results; written to `path` when given."""
-        return files.write(files.as_json(self), path)
+        """The whole report as JSON, a line a case, the same for the same results; written to `path` when given."""
+        from conformance import results_file
+
+        return files.write(results_file.as_json(self), path)
 
     def to_junit(self, path: str | os.PathLike[str] | None = None) -> str:
         """JUnit XML, as continuous integration reads it; written to `path` when given."""
@@ -91,7 +97,21 @@ class Report:
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """One page of HTML without scripts; written to `path` when given."""
-        return files.write(files.as_html(self), path)
+        from conformance import page
+
+        return files.write(page.as_html([self]), path)
+
+    def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
+        """A summary in Markdown; written to `path` when given."""
+        from conformance import summary
+
+        return files.write(summary.as_markdown([self]), path)
+
+    def to_badge(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The JSON of which shields.io makes a badge; written to `path` when given."""
+        from conformance import summary
+
+        return files.write(summary.as_badge([self]), path)
 
 
 def _what_did_not(results: tuple[Result, ...]) -> str:

@@ -21,9 +21,11 @@ ROUTERS = (
     "sigmoid_router",
     "top_k_sigmoid_router",
 )
+RECURRENCES = ("linear_attention", "gated_linear_attention", "delta_rule", "gated_delta_rule", "ssd")
 # The kinds of a function's results, one a result; a single float where nothing else is said.
 KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("rope_cos_sin", "expand_latent"), ("float", "float")),
+    **dict.fromkeys(("causal_conv1d", *RECURRENCES), ("float", "float")),
     **dict.fromkeys(ROUTERS, ("integer", "float")),
     "speculative_accept": ("integer", "float"),
     **dict.fromkeys(("token_order", "ring_order"), ("integer",)),

@@ -1,25 +1,26 @@
-"""One run of the suite: load the backend, select the cases, judge them one after the other, report."""
+"""One run of the suite: load the backend, select the cases, judge them here or elsewhere, report."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
-from hypothesis.configuration import set_hypothesis_home_dir
-
-from conformance import select
+from conformance import profiles, select
 from conformance.backend import Backend
-from conformance.case import Case, Workspace
-from conformance.catalogue import MAX_EXAMPLES, cases, find_case
+from conformance.case import Case
+from conformance.catalogue import cases, find_case
 from conformance.doors import load_backend
+from conformance.isolation import TIMEOUT, results_of_workers
+from conformance.jobs import jobs_of, results_of_executor, workspace
+from conformance.profiles import DEFAULT
 from conformance.report import Report
 from conformance.verdict import Result
 from conformance.xfails import read_xfails
+
+MOST_WORKERS = 4
 
 
 class Progress(Protocol):
@@ -41,21 +42,36 @@ def run(
     k: str | None = None,
     level: str | Sequence[str] | None = None,
     dtype: str | Sequence[str] | None = None,
-    max_examples: int = MAX_EXAMPLES,
-    seed: int = 0,
+    profile: str = DEFAULT,
+    max_examples: int | None = None,
+    seed: int | None = None,
     xfails_file: str | os.PathLike[str] | None = None,
     min_cases: int | None = None,
     progress: Progress | None = None,
+    workers: int | None = None,
+    timeout: float | None = None,
+    executor: Any = None,
+    diagnose: bool = False,
 ) -> Report:
     """Run the suite against `backend` (see `load_backend`).
 
     k: parts of case ids joined by and, or, not, parentheses. level: layer, block, model, law, or several; None: all.
     dtype: float64, float32, bfloat16, float16, several of them, or "all"; None: those that the backend claims.
-    max_examples: drawn cases a layer and dtype, 0 for none; seed: where their drawing starts.
+    profile: dev, ci or nightly (`conformance.profiles`), how deep the run goes; in its place max_examples: drawn cases a layer
+    and dtype, 0 for none; seed: where their drawing starts.
     xfails_file: known failures, see `conformance.xfails`.
     min_cases: with fewer cases that ran, `report.exit_code` is 5; None: one for each layer that is covered.
+    workers: cases are judged in so many processes, which may hang or end: after `timeout` seconds (default: 60) without an
+    answer, or without its process, a case is an error and the run goes on (`conformance.isolation`). The backend must be a
+    name, a path, a module or an object that pickle can carry. Neither is given, or workers is 0: everything in this process.
+    executor: judge in its workers instead, whatever has submit(function, *arguments) -> future as in concurrent.futures; what
+    hangs or ends there is its own affair. The report is the same in all three.
+    diagnose: compare wrong answers with those of known bugs (`conformance.mutants`); models then take seconds a failure.
     ValueError (BackendError for the backend) in one sentence when the call is wrong.
     """
+    depth = profiles.profile(profile)
+    max_examples = depth.max_examples if max_examples is None else max_examples
+    seed = depth.seed() if seed is None else seed
     for name, number in (("max_examples", max_examples), ("seed", seed), ("min_cases", 0 if min_cases is None else min_cases)):
         select.whole_number(name, number)
     missing = [part for part in ("start", "advance", "finish") if not callable(getattr(progress, part, None))]
@@ -63,31 +79,46 @@ def run(
         raise ValueError(f"progress is {progress!r} but needs the methods start, advance and finish")
     matches, levels, xfails = select.expression(k), select.levels(level), read_xfails(xfails_file)
     select.dtypes(dtype, ())
+    processes = _processes(workers, timeout, executor)
     candidate = load_backend(backend)
     everything = cases(max_examples=max_examples, seed=seed)
     xfails.check(case.id for case in everything)
     dtypes = select.dtypes(dtype, candidate.dtypes)
-    chosen = cases(dtypes=dtypes, levels=levels, max_examples=max_examples, seed=seed)
-    results = []
+    chosen = [case for case in cases(dtypes=dtypes, levels=levels, max_examples=max_examples, seed=seed) if matches(case.id)]
+    if dtype is None:
+        chosen = [case for case in chosen if depth.asks(case, dtypes)]
+    jobs = jobs_of(chosen, max_examples, seed, diagnose=diagnose)
+    if executor is not None:
+        judged = results_of_executor(jobs, candidate, executor)
+    elif processes:
+        judged = results_of_workers(jobs, candidate, workers=processes, timeout=TIMEOUT if timeout is None else timeout)
+    else:
+        judged = _judged_here(chosen, candidate, diagnose=diagnose)
+    results: dict[str, Result] = {}
     if progress is not None:
-        progress.start(sum(matches(case.id) for case in chosen))
+        progress.start(len(chosen))
     try:
-        with _workspace() as workspace:
-            for case in chosen:
-                if matches(case.id):
-                    result = replace(case.result(candidate, workspace), expected=xfails.reason(case.id))
-                    results.append(result)
-                    if progress is not None:
-                        progress.advance(result)
+        with closing(judged):
+            for result in judged:
+                results[result.id] = replace(result, expected=xfails.reason(result.id))
+                if progress is not None:
+                    progress.advance(results[result.id])
     finally:
         if progress is not None:
             progress.finish()
-    settings = {"k": k, "level": level, "dtypes": list(dtypes), "max_examples": max_examples, "seed": seed}
+    settings = {
+        "k": k,
+        "level": level,
+        "dtypes": list(dtypes),
+        "profile": profile,
+        "max_examples": max_examples,
+        "seed": seed,
+    }
     return Report(
         backend=candidate.name,
         reference=candidate.reference,
         version=candidate.version,
-        results=tuple(results),
+        results=tuple(results[case.id] for case in chosen),
         settings=settings,
         minimum=min_cases,
     )
@@ -101,16 +132,34 @@ def reproduce(case_id: str, backend: Any) -> tuple[Case, Result]:
 
 def result_of(case: Case, backend: Backend) -> Result:
     """One case in a workspace of its own."""
-    with _workspace() as workspace:
-        return case.result(backend, workspace)
+    with workspace(diagnose=True) as shared:
+        return case.result(backend, shared)
 
 
-@contextmanager
-def _workspace() -> Iterator[Workspace]:
-    """A temporary directory, in which Hypothesis too keeps what it would leave where the command was called."""
-    with tempfile.TemporaryDirectory(prefix="refimpl-") as directory:
-        set_hypothesis_home_dir(Path(directory) / "hypothesis")
-        try:
-            yield Workspace(Path(directory))
-        finally:
-            set_hypothesis_home_dir(None)
+def available_workers() -> int:
+    """How many processes are of use here: one a core, but no more than a graphics card has room for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
+def _judged_here(chosen: Sequence[Case], backend: Backend, *, diagnose: bool) -> Generator[Result, None, None]:
+    with workspace(diagnose=diagnose) as shared:
+        for case in chosen:
+            yield case.result(backend, shared)
+
+
+def _processes(workers: int | None, timeout: float | None, executor: Any) -> int:
+    """In how many processes to judge, 0 for none but this one. ValueError where the three do not go together."""
+    if workers is not None:
+        select.whole_number("workers", workers)
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        raise ValueError(f"timeout is {timeout!r} but needs seconds, more than 0")
+    if executor is None:
+        if timeout is not None and workers == 0:
+            raise ValueError("timeout needs worker processes, but workers is 0")
+        return available_workers() if workers is None and timeout is not None else workers or 0
+    if workers is not None or timeout is not None:
+        raise ValueError("executor has workers of its own: give it, or workers and timeout, but not both")
+    if not callable(getattr(executor, "submit", None)):
+        raise ValueError(f"executor is {executor!r} but needs a method submit, as those of concurrent.futures have")
+    return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -42,17 +43,7 @@ class Search(Case):
             if judgement.verdict in ("fail", "error"):
                 raise _Found
 
-        profile = settings(
-            max_examples=self.max_examples,
-            deadline=None,
-            database=None,
-            derandomize=False,
-            report_multiple_bugs=False,
-            verbosity=Verbosity.quiet,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        )
-        test = seeded(self.seed)(profile(given(layer_cases(self.function, self.dtype))(examine)))
+        test = self.over(examine)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HypothesisWarning)
             try:
@@ -66,6 +57,29 @@ class Search(Case):
                 sentence = f"{judgement.sentence} (not every time: the backend is not deterministic)"
                 return replace(judgement, sentence=sentence, minimal=case.id)
         return _summary([judgement for _, judgement in judged])
+
+    def over(self, examine: Callable[[LayerCase], None]) -> Callable[[], None]:
+        """What calls `examine` with each drawn case, and then with smaller ones where it raises."""
+        profile = settings(
+            max_examples=self.max_examples,
+            deadline=None,
+            database=None,
+            derandomize=False,
+            report_multiple_bugs=False,
+            verbosity=Verbosity.quiet,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+        )
+        test: Callable[[], None] = seeded(self.seed)(profile(given(layer_cases(self.function, self.dtype))(examine)))
+        return test
+
+    def drawn(self) -> list[LayerCase]:
+        """The cases that are drawn as long as none fails."""
+        found: list[LayerCase] = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HypothesisWarning)
+            self.over(lambda case: found.append(case))()  # Hypothesis wants a function of Python
+        return found
 
 
 def search(family: Family, dtype: str, *, max_examples: int, seed: int) -> Search:
@@ -85,6 +99,6 @@ def _summary(judgements: list[Judgement]) -> Judgement:
     passed = [judgement for judgement in judgements if judgement.verdict == "pass"]
     refused = [judgement for judgement in judgements if judgement.verdict == "unsupported"]
     if not passed:
-        return refused[0]
+        return refused[0] if refused else NOT_COVERED
     note = f"{len(passed)} of {len(judgements)} drawn cases ran; the rest are unsupported" if refused else ""
     return replace(max(passed, key=lambda one: one.share or 0.0), sentence=note)

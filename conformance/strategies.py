@@ -15,7 +15,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from conformance import attention_draws
+from conformance import attention_draws, recurrence_draws
 from conformance.cases import FAMILIES
 from conformance.cases.places import PLACES
 from conformance.draws import Parameters, both, present, sizes
@@ -169,6 +169,10 @@ _PARAMETERS: dict[str, Callable[[], st.SearchStrategy[Parameters]]] = {
     "rms_norm": _rms_norm,
     "layer_norm": lambda: _normed(bias=st.just(False), mean=st.sampled_from([0.01, 1.0])),
     "l2_norm": _normed,
+    "gated_rms_norm": lambda: both(
+        _normed(gates=st.sampled_from([0.1, 30.0]), gate_first=st.just(True)),
+        st.fixed_dictionaries({"activation": st.sampled_from(["silu", "sigmoid"])}),
+    ),
     "rope_frequencies": _frequencies,
     "linear_rope_frequencies": lambda: _frequencies(factor=FACTORS),
     "llama3_rope_frequencies": _llama3,
@@ -207,6 +211,13 @@ _PARAMETERS: dict[str, Callable[[], st.SearchStrategy[Parameters]]] = {
     "latent_attention": attention_draws.latent_attention,
     "index_scores": attention_draws.index_scores,
     "key_selection": attention_draws.key_selection,
+    "causal_conv1d": recurrence_draws.causal_conv1d,
+    "softplus_decay": recurrence_draws.softplus_decay,
+    "linear_attention": recurrence_draws.linear_attention,
+    "gated_linear_attention": recurrence_draws.gated_linear_attention,
+    "delta_rule": recurrence_draws.delta_rule,
+    "gated_delta_rule": recurrence_draws.gated_delta_rule,
+    "ssd": recurrence_draws.ssd,
     "soft_cap": lambda: st.fixed_dictionaries(
         {"shape": SHAPES, "cap": st.sampled_from([2.0, 30.0, 50.0]), "reach": st.sampled_from([0.1, 2.0, 40.0])}
     ),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
 from conformance.case import TOKENS
+from conformance.files import printable
 from conformance.report import Report
 from conformance.verdict import Result
+
+if TYPE_CHECKING:
+    from conformance.diagnosis import Ranked
 
 
 def failure_text(result: Result, reference: str) -> str:
@@ -34,12 +39,28 @@ def failure_text(result: Result, reference: str) -> str:
         )
     if judgement.worst:
         lines.append(f"worst at {judgement.worst}")
+    lines += [f"looks like {suspect.text()}" for suspect in judgement.suspects]
     if judgement.minimal:
         lines.append(f"smallest failing case: {judgement.minimal}")
     if result.expected:
         lines.append(f"expected: {result.expected}")
-    lines.append(f"reproduce:  refimpl reproduce {quoted(judgement.minimal or result.id)} --backend {quoted(reference)}")
+    lines.append(f"reproduce:  {reproduce_line(result, reference)}")
     return "\n      ".join(lines)
+
+
+def reproduce_line(result: Result, reference: str) -> str:
+    """The command that asks a failing case again, the smallest that was found."""
+    return f"refimpl reproduce {quoted(result.judgement.minimal or result.id)} --backend {quoted(reference)}"
+
+
+def diagnosis_text(failures: Sequence[Result], found: Sequence[Ranked]) -> str:
+    """The known bugs that failures look like, those first that explain the most."""
+    if not failures:
+        return "nothing failed"
+    explained = sum(bool(result.judgement.suspects) for result in failures)
+    lines = [f"{explained} of {len(failures)} failures look like known bugs"]
+    lines += [f"{one.explains:5}  {one.suspect.text()}" for one in found]
+    return "\n".join(lines)
 
 
 def quoted(text: str) -> str:
@@ -50,7 +71,8 @@ def quoted(text: str) -> str:
 def summary_table(report: Report) -> Table:
     """One row a layer, block or model that is covered: passed of run at each dtype with the largest share of the budget."""
     dtypes = [dtype for dtype in TOKENS if any(result.dtype == dtype for result in report.results)]
-    title = Text(f"{report.backend} {report.version}".strip(), style="table.title")  # a name is no markup
+    # A name is no markup, and a report of others may have one that would speak to the terminal.
+    title = Text(printable(f"{report.backend} {report.version}".strip()), style="table.title")
     table = Table(title=title, title_justify="left", pad_edge=False)
     table.add_column("level")
     table.add_column("layer")
@@ -62,7 +84,7 @@ def summary_table(report: Report) -> Table:
             continue
         cells = [_cell([result for result in results if result.dtype == dtype]) for dtype in dtypes]
         refused = sum(result.verdict == "unsupported" for result in results)
-        table.add_row(Text(level), Text(layer), *cells, str(refused) if refused else "")
+        table.add_row(Text(level), Text(printable(layer)), *cells, str(refused) if refused else "")
     return table
 
 

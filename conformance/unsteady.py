@@ -41,7 +41,7 @@ class Unsteady(Exact):
     def cast(self, value: Any) -> Any:
         return on_floats(self._unsteady, value)
 
-    def cast_angles(self, value: Any) -> Any:
+    def cast_wide(self, value: Any) -> Any:
         return self.cast(value)
 
     def widen(self, value: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from golden.hybrid_configs import HYBRID
+
 # No two sizes of a model are equal, so that a transposed or exchanged axis shows.
 _DEEPSEEK_V3: dict[str, Any] = {
     "model_type": "deepseek_v3",
@@ -390,5 +392,6 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
         "pad_token_id": None,
         "tie_word_embeddings": False,
     },
+    **HYBRID,
 }
 CONFIGS = {name: {**config, "torch_dtype": "float32"} for name, config in _ARCHITECTURES.items()}

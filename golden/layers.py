@@ -11,10 +11,27 @@ from conformance import Case, cases
 from refimpl.layers import VOCABULARY
 from refimpl.numerics import Array
 
+# Of layers with a state of constant size, whose cases are large for what they say, these alone: variant and phase.
+FEW: dict[str, tuple[str, ...]] = {
+    "gated_rms_norm": ("sigmoid_gate_first-any", "large_gates-any"),
+    "causal_conv1d": ("two_taps-prefill", "short_state-pieces", "state-decode"),
+    "softplus_decay": ("head-any", "far-any", "channel-decode"),
+    "linear_attention": ("state-decode",),
+    "gated_linear_attention": ("head_state-decode", "channel_state-decode"),
+    "delta_rule": ("state-decode",),
+    "gated_delta_rule": ("head_state-decode", "channel_state-decode", "one_group-prefill"),
+    "ssd": ("state-decode",),
+}
+
 
 def golden_cases() -> list[Case]:
     """The hand-picked layer cases whose numbers are float64 or integers."""
-    return cases(dtypes=("float64",), levels=("layer",), max_examples=0)
+    return [case for case in cases(dtypes=("float64",), levels=("layer",), max_examples=0) if _stored(case)]
+
+
+def _stored(case: Case) -> bool:
+    few = FEW.get(case.function)
+    return few is None or any(case.id.startswith(f"{case.function}/{name}-f64-") for name in few)
 
 
 def split(case: Any) -> tuple[dict[str, Array], dict[str, Any]]:

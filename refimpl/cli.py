@@ -11,7 +11,7 @@ import sys
 import click
 
 from refimpl import SPEC_VERSION
-from refimpl.commands import conform, export, golden, inspect, run
+from refimpl.commands import conform, diagnose, diff, export, golden, inspect, report, run
 
 DOES_NOT_CONFORM, INTERRUPTED, INTERNAL, WRONG_CALL = 1, 2, 3, 4
 
@@ -22,7 +22,16 @@ def cli() -> None:
     """An executable specification of language models: read it, run it, export it, test others against it."""
 
 
-for command in (*inspect.COMMANDS, *run.COMMANDS, *conform.COMMANDS, *export.COMMANDS, *golden.COMMANDS):
+for command in (
+    *inspect.COMMANDS,
+    *run.COMMANDS,
+    *conform.COMMANDS,
+    *report.COMMANDS,
+    *diff.COMMANDS,
+    *diagnose.COMMANDS,
+    *export.COMMANDS,
+    *golden.COMMANDS,
+):
     cli.add_command(command)
 
 

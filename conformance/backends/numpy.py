@@ -14,7 +14,9 @@ import refimpl
 from conformance.readings import on_floats
 from refimpl.api import read_config
 from refimpl.layers import VOCABULARY
-from refimpl.numerics import FORMATS, is_float, low_precision, plain
+from refimpl.layers.precision import converted, stays_wide
+from refimpl.model import Model
+from refimpl.numerics import FORMATS, Array, is_float, low_precision, plain
 from refimpl.ops import Rounded
 
 name = "numpy"
@@ -30,7 +32,12 @@ def __getattr__(function: str) -> Callable[..., Any]:
     raise AttributeError(function)
 
 
-def load(checkpoint_dir: Path) -> Callable[..., Any]:
+def trace(checkpoint_dir: Path, tokens: Array) -> dict[str, Array]:
+    """The taps of the model on tokens [B, T]."""
+    return plain(load(checkpoint_dir).trace(tokens))
+
+
+def load(checkpoint_dir: Path) -> Model:
     """The model, rounding every step where the checkpoint is stored in a narrow format."""
     dtype = read_config(checkpoint_dir).get("torch_dtype", "float32")
     if FORMATS[dtype] not in NARROW:
@@ -49,7 +56,15 @@ def _in_dtype_of_inputs(function: Callable[..., Any]) -> Callable[..., Any]:
         def rounding(value: Any) -> Any:
             return low_precision(value, narrow) if isinstance(value, np.ndarray) and is_float(value.dtype) else value
 
-        result = function(*map(rounding, values), **{key: rounding(value) for key, value in options.items()})
-        return on_floats(lambda array: plain(array).astype(narrow), result)
+        name = function.__name__
+        values, options = converted(name, values, options, narrow=rounding, wide=lambda value: value)
+        result = function(*values, **options)
+
+        def stored(place: int, each: Any) -> Any:
+            return on_floats(lambda array: plain(array).astype(np.float32 if stays_wide(name, place) else narrow), each)
+
+        if isinstance(result, tuple):
+            return tuple(stored(place, each) for place, each in enumerate(result))
+        return stored(0, result)
 
     return evaluate

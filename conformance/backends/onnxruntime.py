@@ -21,6 +21,7 @@ from export.layers import LayerRunner
 from export.runtimes import CPU, CUDA, Run, onnxruntime_run
 from export.session import Session
 from refimpl.layers import VOCABULARY
+from refimpl.numerics import Array
 
 # Layers whose arrays are in formats of storage.
 DECODERS = ("mxfp4_decode", "fp8_block_decode", "int4_group_decode")
@@ -49,6 +50,10 @@ class ExportedBackend:
     def load(self, checkpoint_dir: str | os.PathLike[str]) -> Session:
         """The model of a checkpoint directory, as a function (tokens, cache, attention_mask) -> (logits, cache)."""
         return checkpoint_session(checkpoint_dir, self._load_model)
+
+    def trace(self, checkpoint_dir: str | os.PathLike[str], tokens: Array) -> dict[str, Array]:
+        """The taps of the exported graph on tokens [B, T]."""
+        return checkpoint_session(checkpoint_dir, self._load_model, taps=True).trace(tokens)
 
     def __getattr__(self, layer: str) -> Callable[..., Any]:
         if layer not in VOCABULARY:

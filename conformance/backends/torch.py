@@ -18,12 +18,15 @@ from conformance.backends.on_device import Tensor, on_device, tensor_format, wid
 from conformance.backends.torch_attention import TorchAttention, soft_cap
 from conformance.backends.torch_experts import TorchExperts, clamped_swiglu
 from conformance.backends.torch_indexer import TorchIndexer
+from conformance.backends.torch_linear_attention import TorchLinearAttention
 from conformance.backends.torch_loss import TorchLoss
 from conformance.backends.torch_quantization import TorchQuantization
 from conformance.backends.torch_sampling import TorchSampling
 
 
-class TorchBackend(TorchAttention, TorchExperts, TorchIndexer, TorchLoss, TorchQuantization, TorchSampling):
+class TorchBackend(
+    TorchAttention, TorchExperts, TorchIndexer, TorchLinearAttention, TorchLoss, TorchQuantization, TorchSampling
+):
     """The functions of `refimpl.layers` in torch, on one device."""
 
     dtypes = ("float64", "float32", "bfloat16", "float16")
@@ -57,6 +60,17 @@ class TorchBackend(TorchAttention, TorchExperts, TorchIndexer, TorchLoss, TorchQ
         if zero_centred and weight is not None:
             return rms_norm(wide(x), x.shape[-1:], 1 + wide(weight), eps).to(x.dtype)
         return rms_norm(x, x.shape[-1:], weight, eps)
+
+    @on_device
+    def gated_rms_norm(
+        self, x: Tensor, gate: Tensor, weight: Tensor, *, eps: float, activation: str = "silu", gate_first: bool = False
+    ) -> Tensor:
+        from torch.nn.functional import rms_norm, silu
+
+        opened = silu(wide(gate)) if activation == "silu" else wide(gate).sigmoid()
+        if gate_first:
+            return rms_norm((wide(x) * opened).to(x.dtype), x.shape[-1:], weight, eps)
+        return (wide(rms_norm(x, x.shape[-1:], weight, eps)) * opened).to(x.dtype)
 
     @on_device
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, eps: float) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+import refimpl
 from conformance.backends.arrays import from_torch
 from refimpl.numerics import Array
 
@@ -77,6 +78,9 @@ class TransformersBackend:
             raise NotImplementedError(f"transformers has no {' or '.join(classes)}")
         if config.get("model_type") not in transformers.CONFIG_MAPPING:
             raise NotImplementedError(f"transformers has no model_type {config.get('model_type')!r}")
+        known = [found for name in classes if (found := getattr(transformers, name, None))]
+        if self.attention == "sdpa" and not all(getattr(found, "_supports_sdpa", True) for found in known):
+            raise NotImplementedError(f"transformers has no sdpa for {' or '.join(classes)}")
         with _quiet():
             # Transformers 5.24 lists the language model of Mistral 4 among the multimodal ones alone.
             listed = AutoModelForImageTextToText if config.get("model_type") == "mistral4" else AutoModelForCausalLM
@@ -97,6 +101,19 @@ class TransformersBackend:
             raise NotImplementedError("transformers evaluates norms, softmax and rotation angles in float32")
         network.eval()
         return _Model(network)
+
+    def trace(self, checkpoint_dir: str | os.PathLike[str], tokens: Array) -> dict[str, Array]:
+        """What the modules of the model return for tokens [B, T], under the names of this specification's taps."""
+        from conformance.backends.transformers_taps import hooked
+
+        model = self.load(checkpoint_dir)
+        assert isinstance(model, _Model)
+        taps, end = hooked(model.network, refimpl.blueprint(checkpoint_dir), tokens)
+        try:
+            logits, _ = model(tokens)
+        finally:
+            end()
+        return {**taps, "logits": logits}
 
 
 class _Model:

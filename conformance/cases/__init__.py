@@ -3,10 +3,12 @@
 from conformance.cases import (
     attention,
     cache,
+    convolution,
     ends,
     experts,
     indexer,
     latent_attention,
+    linear_attention,
     loss,
     mask,
     mlp,
@@ -16,6 +18,7 @@ from conformance.cases import (
     quantization,
     router,
     sampling,
+    state_space,
 )
 from conformance.family import Family
 from refimpl.layers import VOCABULARY
@@ -28,6 +31,9 @@ _CHAPTERS = (
     attention,
     latent_attention,
     indexer,
+    convolution,
+    linear_attention,
+    state_space,
     mlp,
     router,
     experts,

@@ -38,6 +38,25 @@ def layer_norm(
     return Inputs(arguments, {"eps": eps})
 
 
+def gated_rms_norm(
+    values: Values,
+    *,
+    shape: tuple[int, ...],
+    eps: float,
+    activation: str,
+    gate_first: bool = False,
+    magnitude: float = 1.0,
+    gates: float = 2.0,
+) -> Inputs:
+    """Rows of size `magnitude` behind gates of the size `gates`."""
+    arguments = {
+        "x": magnitude * values.standard_normal(shape),
+        "gate": gates * values.standard_normal(shape),
+        "weight": 1 + 0.5 * values.standard_normal(shape[-1]),
+    }
+    return Inputs(arguments, {"eps": eps, "activation": activation, **({"gate_first": True} if gate_first else {})})
+
+
 def l2_norm(values: Values, *, shape: tuple[int, ...], eps: float, magnitude: float = 1.0) -> Inputs:
     """Vectors of length `magnitude`."""
     return Inputs({"x": magnitude / np.sqrt(shape[-1]) * values.standard_normal(shape)}, {"eps": eps})
@@ -71,6 +90,29 @@ FAMILIES = (
             edge("no_bias", "any", "t5d6", "R1", shape=(5, 6), eps=1e-5, bias=False),
             edge("tiny", "any", "b2t5d8", "R2", shape=(2, 5, 8), eps=1e-5, magnitude=3e-3),
             edge("large_mean", "any", "b2t5d24", "R1", shape=SMALL, eps=1e-5, mean=1.0),
+        ),
+    ),
+    Family(
+        function="gated_rms_norm",
+        build=gated_rms_norm,
+        axes=("",),
+        edges=(
+            edge("silu", "any", "b2t5h3d8", "R1", "R2", shape=(2, 5, 3, 8), eps=1e-6, activation="silu"),
+            edge("sigmoid", "any", "b2t5h3d8", "R2", shape=(2, 5, 3, 8), eps=1e-5, activation="sigmoid"),
+            edge("silu_gate_first", "any", "b2t5d24", "R3", shape=SMALL, eps=1e-5, activation="silu", gate_first=True),
+            edge("sigmoid_gate_first", "any", "t7d10", "R3", shape=(7, 10), eps=0.25, activation="sigmoid", gate_first=True),
+            edge("tiny", "any", "b2t5h3d8", "R1", shape=(2, 5, 3, 8), eps=1e-5, activation="silu", magnitude=3e-3),
+            edge("large_gates", "any", "t7d10", "R2", shape=(7, 10), eps=1e-6, activation="silu", gates=30.0),
+            edge(
+                "large_sigmoid_gates",
+                "decode",
+                "b3t1h4d6",
+                "R2",
+                shape=(3, 1, 4, 6),
+                eps=1e-6,
+                activation="sigmoid",
+                gates=30.0,
+            ),
         ),
     ),
     Family(

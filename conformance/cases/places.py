@@ -36,3 +36,24 @@ def places(values: Values, batch: int, queries: int, keys: int, order: str) -> t
         k_order = k_order.copy()
         k_order[-1] = -1
     return q_order, k_order
+
+
+PADDINGS = ("left", "right", "between", "row")
+
+
+def new_places(values: Values, batch: int, length: int, padding: str, *, past: int = 0) -> Array:
+    """The places [B, T] of new tokens after `past` ones of each row: what layers with a state of constant size look at.
+
+    left, right: ragged rows. between: padding anywhere. row: anywhere, and the last row is nothing else.
+    """
+    columns = np.arange(length)
+    ragged = (np.arange(batch)[:, None] + 1) % 3 * max(1, length // 4)
+    real = values.random((batch, length)) >= 0.3
+    if padding == "left":
+        real = columns >= ragged
+    elif padding == "right":
+        real = columns < length - ragged
+    elif padding == "row":
+        real[-1] = False
+    order = token_order(real.astype(np.int64))
+    return np.where(real, order + past, -1)

@@ -18,7 +18,7 @@ from conformance.calls import attempt, combining
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.family import ALL_DTYPES
 from conformance.judge import CONSTANT, expect, failure, measure
-from conformance.readings import Exact
+from conformance.readings import Exact, computing_format
 from conformance.verdict import Judgement
 from refimpl.numerics import FORMATS, Array, unit_roundoff
 
@@ -31,10 +31,10 @@ Call = Callable[..., Any]
 class Draw:
     """Inputs of a law: wide numbers that the tested dtype holds exactly, as a reading takes them."""
 
-    def __init__(self, reading: Exact, name: str, seed: int) -> None:
-        self._reading = reading
+    def __init__(self, reading: Exact, name: str, seed: int, dtype: str) -> None:
+        self._reading, self._dtype = reading, dtype
         self.generator = np.random.default_rng([seed, crc32(name.encode())])
-        self.roundoff = unit_roundoff(reading.dtype)
+        self.roundoff = unit_roundoff(dtype)
         self.wide = reading.wide
 
     def normal(self, *shape: int, scale: float = 1.0) -> Array:
@@ -47,14 +47,19 @@ class Draw:
 
     def input(self, array: Array) -> Array:
         """`array`, rounded to the tested dtype."""
-        return self._reading.disturb(array.astype(FORMATS[self._reading.dtype]).astype(self._reading.wide))
+        return self._reading.disturb(array.astype(FORMATS[self._dtype]).astype(self._reading.wide))
+
+    def kept(self, array: Array) -> Array:
+        """`array` in float32 at least: an argument that no model keeps in a narrow format."""
+        return self._reading.disturb_wide(array.astype(FORMATS[computing_format(self._dtype)]).astype(self._reading.wide))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
     """sides(call, draw) -> (left, right), where call(function, *arrays, **options) is anybody's implementation.
 
-    functions: those that it calls; the first is blamed. statement: the law in words.
+    functions: those that it calls; the first is blamed. statement: the law in words. kept: the sides are of results that stay
+    in float32.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Law:
     sides: Callable[[Call, Draw], tuple[Array, Array]]
     phase: str = "any"
     dtypes: tuple[str, ...] = ALL_DTYPES
+    kept: bool = False
 
     def case(self, dtype: str, seed: int = 0) -> LawCase:
         """The law at one dtype, on one draw of inputs."""
@@ -89,7 +95,7 @@ class LawCase(Case):
 
     def evaluate(self, reading: Exact) -> tuple[Array, Array]:
         """Both sides in a reading."""
-        return self.law.sides(reading.call, Draw(reading, self.law.name, self.seed))
+        return self.law.sides(reading.call, Draw(reading, self.law.name, self.seed, self.dtype))
 
     def judge(self, backend: Backend, workspace: Workspace) -> Judgement:
         if not set(self.law.functions) <= set(backend.functions):
@@ -98,19 +104,21 @@ class LawCase(Case):
         def compare() -> Judgement:
             with combining("the law"):
                 sides = self.evaluate(Candidate(backend, self.dtype))
-            return judge_law(self.evaluate, sides, self.dtype)
+            return judge_law(self.evaluate, sides, self.dtype, kept=self.law.kept)
 
         return attempt(compare)
 
 
-def judge_law(evaluate: Callable[[Exact], tuple[Array, ...]], sides: tuple[Array, Array], dtype: str) -> Judgement:
+def judge_law(
+    evaluate: Callable[[Exact], tuple[Array, ...]], sides: tuple[Array, Array], dtype: str, *, kept: bool = False
+) -> Judgement:
     """Whether a candidate's two sides agree within what the specification's own sides allow."""
     left, right = sides
     if left.shape != right.shape:
         return failure("shape", f"one side of the law has shape {left.shape}, the other {right.shape}")
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         return failure("non-finite", "a side of the law has entries that are NaN or infinite")
-    noises = [expectation.noise for expectation in expect(evaluate, dtype)]
+    noises = [expectation.noise for expectation in expect(evaluate, dtype, wide=(0, 1) if kept else ())]
     assert noises[0] is not None
     assert noises[1] is not None
     return measure(left, right, CONSTANT * (noises[0] + noises[1]), kind="law")

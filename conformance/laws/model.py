@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conformance.calls import attempt, combining
+from conformance.calls import Unsupported, attempt, combining
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.judge import CONSTANT, failure, measure
-from conformance.models import PADDING, Engine, decode, engine_of, expectation, padded, pieces, prefill
+from conformance.models import PADDING, PAST, Engine, ask, decode, engine_of, expectation, padded, pieces, prefill
 from conformance.readings import wide_format
 from conformance.tiny_models import MODELS
 from conformance.verdict import Judgement
@@ -39,6 +39,20 @@ def left_padding(engine: Engine, tokens: Array) -> tuple[Array, Array]:
     return padded(engine, tokens), np.concatenate(alone)
 
 
+def right_padding(engine: Engine, tokens: Array) -> tuple[Array, Array]:
+    """Prompts of unequal lengths, the shorter one padded behind, and then the same number of tokens more for both."""
+    prompt = PAST + PADDING
+    mask = np.ones_like(tokens)
+    mask[1, PAST:prompt] = 0
+    start = np.where(mask == 1, tokens, 0)[:, :prompt]
+    first, cache = ask(engine, start, attention_mask=mask[:, :prompt])
+    if cache is None:
+        raise Unsupported("the loaded model returns no cache")
+    then, _ = ask(engine, tokens[:, prompt:], cache, attention_mask=mask)
+    alone = [prefill(engine, row[None, kept == 1])[0] for row, kept in zip(tokens, mask, strict=True)]
+    return np.concatenate([first, then], axis=1)[mask == 1], np.concatenate(alone)
+
+
 def batch_rows(engine: Engine, tokens: Array) -> tuple[Array, Array]:
     return np.concatenate([prefill(engine, tokens[:1]), prefill(engine, tokens[1:])]), prefill(engine, tokens)
 
@@ -54,6 +68,7 @@ LAWS: dict[str, tuple[Sides, str, str]] = {
     "incremental_is_full": (incremental, "decode", "one token at a time gives what all at once give"),
     "pieces_are_whole": (in_pieces, "pieces", "prefill in pieces gives what all at once give"),
     "left_padding": (left_padding, "padded", "padding on the left changes nothing"),
+    "right_padding": (right_padding, "padded", "padding behind a prompt changes nothing that follows"),
     "batch_rows": (batch_rows, "prefill", "rows of a batch do not see each other"),
     "later_tokens": (later_tokens, "prefill", "later tokens never change earlier logits"),
 }
@@ -69,6 +84,10 @@ class ModelLawCase(Case):
     @property
     def rule(self) -> str:
         return LAWS[self.law][2]
+
+    @property
+    def whole_model(self) -> bool:
+        return True
 
     def judge(self, backend: Backend, workspace: Workspace) -> Judgement:
         if not backend.loads_models:

@@ -11,6 +11,7 @@ from conformance.tiny_models import (
     gpt2,
     gpt_oss,
     grok,
+    kimi_linear,
     llama,
     llama4,
     minimax_m2,
@@ -19,6 +20,7 @@ from conformance.tiny_models import (
     olmo2,
     qwen3,
     qwen3_moe,
+    qwen3_next,
     smollm3,
 )
 
@@ -39,6 +41,8 @@ MODELS: tuple[TinyModel, ...] = (
     *deepseek_v3.MODELS,
     *deepseek_v32.MODELS,
     *mistral4.MODELS,
+    *qwen3_next.MODELS,
+    *kimi_linear.MODELS,
 )
 
 __all__ = ["MODELS"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import keyword
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from refimpl.commands.output import Target, console, print_json
 STDOUT = Path("-")
 
 
-class JsonTarget(Target):
+class FileOrStdout(Target):
     """A `Target`, or - for standard output."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
@@ -26,58 +28,83 @@ class JsonTarget(Target):
 
 _DTYPE_HELP = "float64, float32, bfloat16, float16 or all; may be repeated. Default: those that the backend claims."
 
+_PROFILE_HELP = "How many cases to draw: dev (30 a layer and dtype), ci (100), nightly (1000, others each day)."
+_WORKERS_HELP = "Judge in so many processes; 0: in this one. Default: one a core, 4 at most."
+_TIMEOUT_HELP = "A case without an answer for so long is an error, and the run goes on. Default: 60; none with -n 0."
+
 
 @click.command()
 @click.argument("backend")
 @click.option("-k", "expression", metavar="EXPR", help="Only cases whose id matches: parts of ids, and, or, not.")
 @click.option("--level", metavar="LEVEL", help="layer, block, model or law. Default: all.")
 @click.option("--dtype", "dtypes", multiple=True, metavar="DTYPE", help=_DTYPE_HELP)
-@click.option("--max-examples", type=click.IntRange(min=0), help="Drawn cases a layer and dtype.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Where the drawing starts.")
+@click.option("--profile", default="dev", show_default=True, metavar="PROFILE", help=_PROFILE_HELP)
+@click.option("--max-examples", type=click.IntRange(min=0), help="Drawn cases a layer and dtype. Default: the profile's.")
+@click.option("--seed", type=click.IntRange(min=0), help="Where the drawing starts. Default: the profile's.")
+@click.option("-n", "workers", type=click.IntRange(min=0), metavar="WORKERS", help=_WORKERS_HELP)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=_TIMEOUT_HELP)
 @click.option("--xfails-file", type=click.Path(path_type=Path), help="Known failures: lines of `glob  # reason  url`.")
 @click.option("--min-cases", type=click.IntRange(min=0), help="Status 5 when fewer ran. Default: one a covered layer.")
 @click.option(
-    "--json", "json_file", type=JsonTarget(), metavar="FILE", help="Write the report as JSON; - prints it and nothing else."
+    "--json", "json_file", type=FileOrStdout(), metavar="FILE", help="Write the report as JSON; - prints it and nothing else."
 )
 @click.option("--junit", type=Target(), help="Write the report as JUnit XML.")
 @click.option("--html", type=Target(), help="Write the report as one HTML page.")
+@click.option("--markdown", type=Target(), help="Write a summary in Markdown.")
+@click.option("--badge", type=Target(), help="Write the JSON of a shields.io endpoint badge.")
+@click.option(
+    "--diagnose/--no-diagnose", default=True, show_default=True, help="Name the known bugs that wrong answers look like."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print the totals alone.")
 def conform(
     backend: str,
     expression: str | None,
     level: str | None,
     dtypes: tuple[str, ...],
+    profile: str,
     max_examples: int | None,
-    seed: int,
+    seed: int | None,
+    workers: int | None,
+    timeout: float | None,
     xfails_file: Path | None,
     min_cases: int | None,
     json_file: Path | None,
     junit: Path | None,
     html: Path | None,
+    markdown: Path | None,
+    badge: Path | None,
+    diagnose: bool,
     quiet: bool,
 ) -> int:
     """Run the suite against BACKEND.
 
-    BACKEND is a built-in name (`refimpl list backends`), an installed entry point, path/to/adapter.py[:attribute] or a
-    module. Status 0: it conforms; 1: it does not; 5: too little ran.
+    BACKEND is a built-in name (`refimpl list backends`), an installed entry point, path/to/adapter.py[:attribute], a
+    module, exec:PROGRAM, which is asked in files, or answers:DIR, where such files were answered
+    (docs/vectors.md). Status 0: it conforms; 1: it does not; 5: too little ran.
     """
     from conformance import run
+    from conformance.runner import available_workers
     from conformance.text import failure_text, not_covered_text, summary_table, totals_text
 
     progress = Bar() if json_file != STDOUT and not quiet else None
-    examples = {} if max_examples is None else {"max_examples": max_examples}
-    report = run(
-        backend,
-        k=expression,
-        level=level,
-        dtype=_dtypes(dtypes),
-        seed=seed,
-        xfails_file=xfails_file,
-        min_cases=min_cases,
-        progress=progress,
-        **examples,
-    )
-    for write, target in ((report.to_junit, junit), (report.to_html, html)):
+    with reserved_output() if json_file == STDOUT else nullcontext():
+        report = run(
+            backend,
+            k=expression,
+            level=level,
+            dtype=_dtypes(dtypes),
+            profile=profile,
+            max_examples=max_examples,
+            seed=seed,
+            xfails_file=xfails_file,
+            min_cases=min_cases,
+            progress=progress,
+            workers=available_workers() if workers is None else workers,
+            timeout=timeout,
+            diagnose=diagnose,
+        )
+    forms = (report.to_junit, junit), (report.to_html, html), (report.to_markdown, markdown), (report.to_badge, badge)
+    for write, target in forms:
         if target is not None:
             write(target)
     if json_file is not None and json_file != STDOUT:
@@ -131,6 +158,18 @@ def new_backend(name: str) -> None:
         raise click.UsageError(f"{path} exists and is left as it is")
     path.write_text(_ADAPTER.format(name=name), encoding="utf-8")
     click.echo(f"{path} written; now: refimpl conform {path}")
+
+
+@contextmanager
+def reserved_output() -> Iterator[None]:
+    """Whatever prints meanwhile, compiled code and other programs included, prints to standard error."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class Bar:

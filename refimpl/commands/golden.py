@@ -1,4 +1,4 @@
-"""`refimpl golden`: the fixed tensors, checked or made anew."""
+"""`refimpl golden`: the fixed tensors, checked or made anew, and cases as plain files."""
 
 from __future__ import annotations
 
@@ -43,6 +43,57 @@ def make(directory: Path | None, unconfirmed: bool) -> None:
 
     confirm: Any = None if unconfirmed else _confirm()
     click.echo(store.make(directory, confirm=confirm))
+
+
+@golden.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("-k", "expression", metavar="EXPR", help="Only cases whose id matches, as in `refimpl conform`.")
+@click.option(
+    "--level", "levels", multiple=True, metavar="LEVEL", default=("layer",), help="layer (default) or model; may be repeated."
+)
+@click.option("--dtype", "dtypes", multiple=True, metavar="DTYPE", help="As in `refimpl conform`. Default: all.")
+@click.option("--max-examples", type=click.IntRange(min=0), default=0, show_default=True, help="Drawn cases a layer and dtype.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Where the drawing starts.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["plain", "onnx"]),
+    default="plain",
+    show_default=True,
+    help="plain: JSON and safetensors (docs/vectors.md); onnx: ONNX's backend tests, of layers alone.",
+)
+def vectors(
+    directory: Path,
+    expression: str | None,
+    levels: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    max_examples: int,
+    seed: int,
+    layout: str,
+) -> None:
+    """Write cases of the suite into DIRECTORY, which must be new or empty, for implementations in any language.
+
+    `refimpl conform exec:./runner` asks a program such questions, `refimpl conform answers:DIRECTORY` judges answers that a
+    program has written beside them.
+    """
+    from conformance.vectors.onnx_cases import onnx_vector
+    from conformance.vectors.write import layer_vector, write_vectors
+
+    onnx = layout == "onnx"
+    if onnx and set(levels) - {"layer"}:
+        raise click.UsageError(f"--format onnx is of layers alone, but --level is {' and '.join(levels)}")
+    index = write_vectors(
+        directory,
+        k=expression,
+        level=levels,
+        dtype=None if not dtypes else "all" if "all" in dtypes else dtypes,
+        max_examples=max_examples,
+        seed=seed,
+        layer=onnx_vector if onnx else layer_vector,
+    )
+    left_out = index["left_out"]
+    more = f"; {left_out} cases have no ONNX graph" if left_out else ""
+    click.echo(f"{directory}: {len(index['cases'])} cases of specification {index['spec_version']}{more}")
 
 
 def _confirm() -> Any:

@@ -20,11 +20,19 @@ from refimpl.releases import release
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["releases", "layers", "cases", "backends"]))
+@click.argument("what", type=click.Choice(["releases", "layers", "cases", "backends", "mutants", "variants"]))
 @json_option
 def list_(what: str, as_json: bool) -> None:
-    """What there is: releases, layers, cases or backends."""
-    print_rows({"releases": _releases, "layers": _layers, "cases": _cases, "backends": _backends}[what](), as_json=as_json)
+    """What there is: releases, layers, cases, backends, known bugs as mutants, or legitimate variants."""
+    rows = {
+        "releases": _releases,
+        "layers": _layers,
+        "cases": _cases,
+        "backends": _backends,
+        "mutants": _mutants,
+        "variants": _variants,
+    }
+    print_rows(rows[what](), as_json=as_json)
 
 
 def _releases() -> list[Any]:
@@ -55,6 +63,44 @@ def _backends() -> list[Any]:
         except BackendError as error:
             rows.append({"backend": name, "version": "", "state": str(error)})
     return rows
+
+
+def _mutants() -> list[Any]:
+    from conformance.mutants import MUTANTS
+    from conformance.mutants.table import table
+
+    measured = table()
+
+    def shares(id: str) -> str:
+        found = {dtype: f"{one['share']:.3g}" if "share" in one else one["by"] for dtype, one in measured[id].items()}
+        return ", ".join(f"{dtype} {share}" for dtype, share in found.items())
+
+    return [
+        {
+            "mutant": mutant.id,
+            "kind": mutant.kind,
+            "in": " ".join(mutant.functions or mutant.architectures),
+            "says": mutant.says,
+            "share": shares(mutant.id),
+            "links": " ".join(mutant.links),
+        }
+        for mutant in MUTANTS.values()
+    ]
+
+
+def _variants() -> list[Any]:
+    from conformance.variants import VARIANTS
+
+    return [
+        {
+            "variant": variant.id,
+            "kind": variant.kind,
+            "in": " ".join(variant.functions or variant.together),
+            "says": variant.says,
+            "dtypes": " ".join(variant.dtypes),
+        }
+        for variant in VARIANTS.values()
+    ]
 
 
 @click.command()

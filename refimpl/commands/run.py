@@ -10,6 +10,7 @@ import numpy as np
 
 from refimpl import api
 from refimpl.commands.output import json_option, print_json
+from refimpl.commands.tokens import parse_row
 from refimpl.drafters import Drafter, ModelDrafter, MultiTokenDrafter, as_drafter
 from refimpl.generate import generate
 from refimpl.model import Model, check_tokens
@@ -65,7 +66,7 @@ def run(
     if temperature == 0 and any(value is not None for value in (top_k, top_p, min_p)):
         raise click.UsageError("--top-k, --top-p and --min-p need a --temperature above 0")
     tokenizer: Any = None if prompt is None else _tokenizer(checkpoint)
-    ids = _parse(tokens) if tokens is not None else tokenizer.encode(prompt).ids
+    ids = parse_row(tokens) if tokens is not None else tokenizer.encode(prompt).ids
     model = api.load(checkpoint, dtype, stream=stream)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     found: Speculated | None = None
@@ -91,13 +92,6 @@ def _drafter(draft: str, model: Model, dtype: str, stream: bool) -> Drafter:
     if draft == SELF:
         return MultiTokenDrafter(model)
     return as_drafter(ModelDrafter(api.load(draft, dtype, stream=stream)), model.blueprint.vocab_size)
-
-
-def _parse(tokens: str) -> list[int]:
-    try:
-        return [int(np.int64(int(token))) for token in tokens.split(",")]
-    except (ValueError, OverflowError):
-        raise click.UsageError(f"--tokens is {tokens!r} but needs integers separated by commas, like 1,2,3") from None
 
 
 def _tokenizer(checkpoint: Path) -> Any:

@@ -57,6 +57,6 @@ class OtherYarn:
 
 
 def test_every_key_of_yarn_shows_in_a_model() -> None:
-    assert run(OtherYarn(), level="model", k="qwen3").ok
+    assert run(OtherYarn(), level="model", k="qwen3/").ok
     for change in ({"truncate": True}, {"truncate": False}, {"beta_fast": 32.0}, {"beta_slow": 2.0}, {"attention_factor": 1.2}):
         assert run(OtherYarn(**change), level="model", k="yarn").exit_code == 1, change

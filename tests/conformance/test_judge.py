@@ -9,71 +9,18 @@ from conformance.backend import as_backend
 from conformance.case import TOKENS, rule_text
 from conformance.cases import FAMILIES
 from conformance.judge import CONSTANT, Norms, expect, judge_one, rounding_noise
+from conformance.mutants import MUTANTS
 from conformance.readings import Exact
+from conformance.variants.judging import JudgedLayer
 from refimpl.layers import VOCABULARY
-from tests.conformance.faults import FAULTS, FAULTS_OF_SOME_FORMATS, WIDE_FAULTS
-from tests.conformance.variants import LEGITIMATE
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-def judged(functions, dtype, seeds, only=None):
-    """The judgements of all hand-picked cases that a backend covers, each with values of every seed."""
-    backend = as_backend(functions)
-    for name, family in FAMILIES.items():
-        if dtype in family.dtypes and name in backend.functions and (only is None or name == only):
-            for one in family.edges:
-                for seed in seeds:
-                    case = family.case(one, dtype, seed=seed)
-                    yield case.id, seed, case.judge(backend, None)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("label", LEGITIMATE)
-def test_a_legitimate_variant_passes_whatever_the_values(label, dtype):
-    for case_id, seed, judgement in judged(LEGITIMATE[label], dtype, seeds=[0]):
-        assert judgement.verdict == "pass", (case_id, seed, judgement)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_no_false_alarm_in_a_hundred_draws_of_the_values(dtype):
-    """Every variant at every seed, its layers and their cases in turn."""
-    for functions in LEGITIMATE.values():
-        backend = as_backend(functions)
-        names = [name for name in backend.functions if dtype in FAMILIES[name].dtypes]
-        for seed in range(100, 200):
-            family = FAMILIES[names[seed % len(names)]]
-            case = family.case(family.edges[seed // len(names) % len(family.edges)], dtype, seed=seed)
-            judgement = case.judge(backend, None)
-            assert judgement.verdict == "pass", (case.id, seed, judgement)
-
-
-@pytest.mark.parametrize("label", FAULTS)
-def test_a_fault_fails_in_every_dtype(label):
-    name, function = FAULTS[label]
-    for dtype in DTYPES:
-        verdicts = [judgement.verdict for _, _, judgement in judged({name: function}, dtype, [1])]
-        assert "fail" in verdicts, dtype
-
-
-@pytest.mark.parametrize("label", WIDE_FAULTS)
-def test_a_fault_of_a_wide_function_fails(label):
-    name, function = WIDE_FAULTS[label]
-    for dtype in ("float64", "float32"):
-        assert "fail" in [judgement.verdict for _, _, judgement in judged({name: function}, dtype, [0])]
-
-
-@pytest.mark.parametrize("label", FAULTS_OF_SOME_FORMATS)
-def test_a_fault_of_some_formats_fails_in_each_of_them(label):
-    name, function, dtypes = FAULTS_OF_SOME_FORMATS[label]
-    for dtype in dtypes:
-        assert "fail" in [judgement.verdict for _, _, judgement in judged({name: function}, dtype, [1])], dtype
-
-
 def test_an_output_two_per_cent_too_large_is_caught_by_the_rms():
-    function = FAULTS["attention 2 % too large"][1]
-    found = [judgement for _, _, judgement in judged({"attention": function}, "bfloat16", [0])]
+    backend = as_backend(dict(MUTANTS["attention-2-per-cent-too-large"].functions))
+    found = [JudgedLayer(case).judge(backend) for case in FAMILIES["attention"].cases("bfloat16")]
     assert max(judgement.rms_error / judgement.rms_budget for judgement in found) > 2
 
 

@@ -134,6 +134,12 @@ def test_an_architecture_that_it_lacks_is_unsupported_though_it_knows_the_model_
         backend.load(tmp_path)
 
 
+def test_a_model_without_the_wanted_attention_is_unsupported(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"]}')
+    with pytest.raises(NotImplementedError, match=r"^transformers has no sdpa for GptOssForCausalLM$"):
+        sdpa_backend.load(tmp_path)
+
+
 def test_float64_is_unsupported(tmp_path):
     with pytest.raises(NotImplementedError, match="in float32"):
         backend.load(written(ARCHITECTURES["qwen3"], "float64", tmp_path))
