@@ -59,7 +59,8 @@ class Job:
 def jobs_of(chosen: Iterable[Case], max_examples: int, seed: int, *, diagnose: bool) -> list[Job]:
     """The cases in jobs: those of one small model at one dtype, else those of one function."""
     groups: dict[tuple[Any, ...], list[str]] = {}
-    for case in chosen:
+    # Models first: they take the longest, and no worker should be left alone with one.
+    for case in sorted(chosen, key=lambda case: not case.whole_model):
         model = getattr(case, "index", None)
         key = (case.level, case.function, case.dtype) if model is None else (model, case.dtype)
         groups.setdefault(key, []).append(case.id)

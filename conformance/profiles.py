@@ -31,7 +31,7 @@ class Profile:
 
 
 PROFILES = {
-    "dev": Profile(30, lambda: 0, models=("float32", "bfloat16")),
+    "dev": Profile(20, lambda: 0, models=("float32", "bfloat16")),
     "ci": Profile(100, lambda: 0),
     "nightly": Profile(1000, lambda: datetime.now(UTC).toordinal()),  # other cases each night, the same all day
 }

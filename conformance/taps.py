@@ -10,7 +10,7 @@ import numpy as np
 
 from conformance.case import rule_text
 from conformance.diagnosis import suspects
-from conformance.difference import Difference, Expected, as_choice, at_tokens
+from conformance.difference import Comparison, Expected, as_choice, at_tokens
 from conformance.doors import load_backend
 from conformance.dumps import read_dump
 from conformance.mutants import MUTANTS, load
@@ -51,14 +51,21 @@ def rules(function: str) -> list[str]:
 
 
 def tap_suspects(
-    checkpoint: Path, tokens: Array, expected: Expected, difference: Difference, value: Array
+    checkpoint: Path, tokens: Array, expected: Expected, comparison: Comparison, value: Array
 ) -> tuple[Suspect, ...]:
-    """The faulty models whose first different tap, and value there, are the candidate's."""
+    """The faulty models that have the candidate's value at the first different tap.
+
+    To blame is who made it, or a tap before it that the candidate does not show.
+    """
+    difference = comparison.difference
+    assert difference is not None
     index = expected.names.index(difference.tap)
     truth = expected.truths[index]
+    agreed = set(comparison.compared) - {difference.tap}
+    suspected = {expected.functions[name] for name in expected.names[: index + 1] if name not in agreed}
     found = []
     for mutant in MUTANTS.values():
-        if mutant.call is not None or (mutant.functions and difference.function not in mutant.functions):
+        if mutant.call is not None or (mutant.functions and not suspected & set(mutant.functions)):
             continue
         try:
             faulty: Any = load(checkpoint, mutant)  # a Model, as nothing is wrong with the call

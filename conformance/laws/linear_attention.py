@@ -153,9 +153,9 @@ def opposite_decays(call: Call, draw: Draw) -> tuple[Array, Array]:
 
 
 def open_gate(call: Call, draw: Draw) -> tuple[Array, Array]:
-    """σ(40) is 1 in every format."""
+    """σ(60) is 1 in every format."""
     x, weight = draw.normal(2, 5, 24), draw.normal(24)
-    gate = draw.input(np.full(x.shape, 40.0))
+    gate = draw.input(np.full(x.shape, 60.0))
     left = call("gated_rms_norm", x, gate, weight, eps=1e-5, activation="sigmoid")
     return left, call("rms_norm", x, weight, eps=1e-5)
 
@@ -169,7 +169,7 @@ def gate_times_its_sigmoid(call: Call, draw: Draw) -> tuple[Array, Array]:
 def one_gate_before_the_norm(call: Call, draw: Draw) -> tuple[Array, Array]:
     """A gate that is the same for a row and so large that it is 1."""
     x, weight = draw.normal(2, 5, 24), draw.normal(24)
-    gate = draw.input(np.full(x.shape, 40.0))
+    gate = draw.input(np.full(x.shape, 60.0))
     left = call("gated_rms_norm", x, gate, weight, eps=1e-5, activation="sigmoid", gate_first=True)
     return left, call("gated_rms_norm", x, gate, weight, eps=1e-5, activation="sigmoid")
 

@@ -23,9 +23,8 @@ ROUTERS = (
 
 
 def _best(scores: Array, top_k: int) -> Array:
-    """Of equal scores the last is chosen, and an expert is never chosen twice."""
-    order = np.argsort(scores[..., ::-1], axis=-1, kind="stable")[..., ::-1][..., :top_k]
-    return scores.shape[-1] - 1 - order
+    """Of equal scores the last is chosen, and comes first."""
+    return np.argsort(scores, axis=-1, kind="stable")[..., ::-1][..., :top_k]
 
 
 def _at(values: Array, indices: Array) -> Array:

@@ -46,7 +46,7 @@ def diff(
     expected = expected_taps(model, rows, tested)
     found = compare(expected, taps)
     difference = found.difference
-    bugs = () if difference is None else tap_suspects(checkpoint, rows, expected, difference, taps[difference.tap])
+    bugs = () if difference is None else tap_suspects(checkpoint, rows, expected, found, taps[difference.tap])
     if as_json:
         print_json({"dtype": tested, **found.record(), "suspects": [bug.record() for bug in bugs]})
         return int(difference is not None)

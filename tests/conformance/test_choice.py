@@ -138,7 +138,7 @@ def test_no_reading_of_a_block_selects_other_keys(dtype):
 
         def kept(reading, case=case):
             ops = Traced(reading.ops())
-            evaluate_block(case.block, case.inputs(reading), ops, reading, past=case.past, ring=False, cast=reading.cast)
+            evaluate_block(case.block, case.inputs(reading), ops, reading, past=case.past)
             return np.asarray(ops.values["indexer.selection"])
 
         truth = kept(Exact(dtype))

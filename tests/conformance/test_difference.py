@@ -56,10 +56,22 @@ def test_a_fault_is_found_where_it_first_shows_and_named(checkpoints, bug):
     directory, tokens = checkpoints[architecture]
     expected = expected_taps(refimpl.load(directory), tokens, "float32")
     taps = mutants.MUTANTS[bug].load(directory).trace(tokens)
-    found = compare(expected, taps).difference
-    assert found is not None
-    assert (found.tap, found.function) == (tap, function)
+    found = compare(expected, taps)
+    assert found.difference is not None
+    assert (found.difference.tap, found.difference.function) == (tap, function)
     assert bug in {each.mutants[0] for each in tap_suspects(directory, tokens, expected, found, taps[tap])}
+
+
+def test_a_fault_behind_a_tap_that_is_not_shown_is_suspected_too(checkpoints):
+    directory, tokens = checkpoints["qwen3"]
+    expected = expected_taps(refimpl.load(directory), tokens, "float32")
+    taps = mutants.MUTANTS["turned-backwards"].load(directory).trace(tokens)
+    shown = {name: value for name, value in taps.items() if not name.endswith("_rope")}
+    found = compare(expected, shown)
+    assert found.difference is not None
+    assert found.difference.function == "attention"
+    suspects = tap_suspects(directory, tokens, expected, found, shown[found.difference.tap])
+    assert suspects[0].mutants == ("turned-backwards",)
 
 
 def test_later_layers_are_found_too(checkpoints):

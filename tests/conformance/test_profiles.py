@@ -19,7 +19,7 @@ def settings_of(**options):
 
 
 def test_profiles_differ_in_examples_and_seed():
-    assert settings_of() == settings_of(profile="dev") == (30, 0)
+    assert settings_of() == settings_of(profile="dev") == (20, 0)
     assert settings_of(profile="ci") == (100, 0)
     days = {datetime.now(UTC).toordinal()}
     examples, seed = settings_of(profile="nightly")

@@ -43,7 +43,7 @@ def all_functions(**changed):
 @pytest.mark.parametrize("label", CLASSIC)
 def test_a_planted_fault_fails_on_its_layer(label, dtype):
     name, function = faulty(label)
-    report = run(all_functions(**{name: function}), level="layer", dtype=dtype, max_examples=10)
+    report = run(all_functions(**{name: function}), level="layer", dtype=dtype, max_examples=0)
     assert report.exit_code == 1
     assert {result.layer for result in report.failures()} == {name}
     assert all(result.judgement.kind == "numeric" for result in report.failures())
@@ -92,12 +92,13 @@ def test_blocks_find_a_fault_through_the_wiring():
     assert {result.layer for result in report.results if result.verdict == "not covered"} >= {"gated_mlp_block", "mlp_block"}
 
 
-def test_the_specification_conforms_at_every_dtype_and_covers_everything():
-    report = run("numpy", max_examples=5)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_the_specification_conforms_at_every_dtype_and_covers_everything(dtype):
+    report = run("numpy", dtype=dtype, max_examples=5)
     assert report.ok
     assert report.counts()["not covered"] == report.counts()["unsupported"] == 0
     assert report.score == 1
-    assert {result.dtype for result in report.results} == {"float64", "float32", "bfloat16", "float16", "int64"}
+    assert {result.dtype for result in report.results} == {dtype, "int64"}
 
 
 def misbehaving(change):

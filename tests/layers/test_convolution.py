@@ -44,6 +44,13 @@ def test_r1_the_last_tap_multiplies_the_current_token() -> None:
     assert y[0, :, 0].tolist() == [5, 3, 2, 0, 0]
 
 
+def test_r2_before_the_first_token_there_are_zeros() -> None:
+    x, weight = normal(B, T, D), normal(D, W, seed=1)
+    zeros = np.zeros((B, D, W - 1))
+    np.testing.assert_array_equal(causal_conv1d(x, weight)[0], causal_conv1d(x, weight, state=zeros)[0])
+    np.testing.assert_allclose(causal_conv1d(x, weight)[0][:, 0], x[:, 0] * weight[:, -1], rtol=1e-14)
+
+
 def test_r3_the_state_holds_inputs_oldest_first_and_zeros_before_them() -> None:
     x = np.array([7.0, 8.0]).reshape(1, 2, 1)
     assert causal_conv1d(x, np.ones((1, 4)))[1][0, 0].tolist() == [0, 7, 8]

@@ -164,7 +164,7 @@ class TestRules:
         )
 
     @pytest.mark.parametrize("rule", ["linear_attention", "delta_rule"])
-    def test_without_decay_it_is_the_rule_that_never_forgets(self, rule: str) -> None:
+    def test_r8_without_decay_it_is_the_rule_that_never_forgets(self, rule: str) -> None:
         given = inputs(rule, False)
         zeros = {name: given[name] for name in "qkv"} | {"g": np.zeros((B, T, H))} | given
         ordered = {name: zeros[name] for name in ("q", "k", "v", "g", "beta") if name in zeros}

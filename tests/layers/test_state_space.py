@@ -49,6 +49,15 @@ def test_r1_it_is_gated_linear_attention() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_r2_steps_and_rates_are_taken_as_they_are() -> None:
+    given, state = inputs(), normal(B, H, K, J, seed=6)
+    given["dt"] = np.zeros_like(given["dt"])  # a softplus would make a step of it
+    y, after = ssd(**given, state=state)
+    np.testing.assert_array_equal(after, state)
+    held = state.reshape(B, G, H // G, K, J)
+    np.testing.assert_allclose(y.reshape(B, T, G, H // G, J), np.einsum("BGRKJ,BTGK->BTGRJ", held, given["c"]), atol=1e-13)
+
+
 def test_r3_padding_gives_nothing_not_even_the_skip() -> None:
     given, d = inputs(), normal(H, seed=5)
     order = np.array([[-1, 0, 1, -1, 2], [0, 1, -1, -1, -1]])
