@@ -163,7 +163,7 @@ def test_dumps_that_are_none(tmp_path, prepare):
         (["--dump", "nowhere", "--tokens", "1,2"], "no such directory of tensors"),
         (["--backend", "numpy", "--tokens", "1,x"], "--tokens is '1,x' but needs integers separated by commas"),
         (["--backend", "numpy", "--tokens", "1,2", "--dtype", "int8"], "int8"),
-        (["--backend", "torch"], "shows no taps; it needs trace"),
+        (["--backend", "onnx-reference:operators"], "shows no taps; it needs trace"),
     ],
 )
 def test_calls_that_are_wrong(checkpoints, capsys, arguments, sentence):
