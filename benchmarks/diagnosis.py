@@ -295,10 +295,8 @@ def main() -> None:
             by_logits = [one.mutants for one in diagnose_logits(directory, tokens, taps["logits"], "float32").suspects]
             expected = expected_taps(refimpl.load(directory), tokens, "float32")
             comparison = compare(expected, taps)
-            difference, by_taps = comparison.difference, []
-            if difference is not None:
-                found = tap_suspects(directory, tokens, expected, comparison, taps[difference.tap])
-                by_taps = [one.mutants for one in found]
+            difference = comparison.difference
+            by_taps = [one.mutants for one in tap_suspects(directory, tokens, expected, comparison, taps)]
             right_by_logits += by_logits[:1] == [(bug,)]
             right_by_taps += by_taps[:1] == [(bug,)]
             where = f"{difference.tap} ({difference.function})" if difference else "none"

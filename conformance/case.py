@@ -34,7 +34,7 @@ from conformance.verdict import Judgement, Result
 from refimpl import layers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from conformance.backend import Backend
 
@@ -45,12 +45,12 @@ TOKENS = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f1
 class Workspace:
     """What cases of one run share: a directory for checkpoints, and the engines that a backend made of them.
 
-    diagnose: a wrong answer is compared with those of known bugs.
+    diagnosed: the ids of the cases whose wrong answers are compared with those of known bugs.
     """
 
-    def __init__(self, directory: Path, *, diagnose: bool = False) -> None:
+    def __init__(self, directory: Path, *, diagnosed: Collection[str] = ()) -> None:
         self.directory = directory
-        self.diagnose = diagnose
+        self.diagnosed = diagnosed
         self._engines: dict[str, Callable[..., Any]] = {}
 
     def engine(self, key: str, make: Callable[[Path], Callable[..., Any]]) -> Callable[..., Any]:

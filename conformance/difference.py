@@ -8,7 +8,7 @@ keys than the specification are left out from there on, and so are those of thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ from refimpl.ops import Ops, Traced
 MOVES = ("split_heads", "merge_heads", "split", "concat")
 
 Taps = Mapping[str, Array]
-Rewire = Callable[[Ops], Ops]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +42,18 @@ class Difference:
 class Comparison:
     """What was compared, in order, up to the difference if there is one.
 
-    skipped: the taps that the candidate does not show. unstable: the share of tokens left out.
+    skipped: the taps that the candidate does not show. stable: bool [B, T], the tokens that were not left out.
     """
 
     difference: Difference | None
     compared: tuple[str, ...]
     skipped: tuple[str, ...]
-    unstable: float
+    stable: Array
+
+    @property
+    def unstable(self) -> float:
+        """The share of tokens that were left out."""
+        return 1 - float(self.stable.mean())
 
     def record(self) -> dict[str, Any]:
         """The same as plain values for JSON."""
@@ -90,17 +94,16 @@ class Attributed(Traced):
 class Wired:
     """A model under the readings of the judge: `wired(reading)` gives all its taps."""
 
-    def __init__(self, model: Model, tokens: Array, rewire: Rewire = lambda ops: ops) -> None:
+    def __init__(self, model: Model, tokens: Array) -> None:
         self._blueprint: Blueprint = model.blueprint
         self._stored = {name: np.asarray(model.weights[name]) for name in model.blueprint.parameters() if _used(name)}
         self._tokens = tokens
-        self._rewire = rewire
         self.functions: dict[str, str] = {}
 
     def __call__(self, reading: Exact) -> tuple[Array, ...]:
         """Taps in order of computation, widened; `functions` then says who made each."""
         weights = {name: reading.cast(reading.disturb(array.astype(reading.wide))) for name, array in self._stored.items()}
-        traced = Attributed(self._rewire(reading.ops()))
+        traced = Attributed(reading.ops())
         order = token_order(np.ones_like(self._tokens))
         self._blueprint.forward(
             traced,
@@ -155,7 +158,10 @@ def expected_taps(model: Model, tokens: Array, dtype: str) -> Expected:
 
 
 def compare(expected: Expected, taps: Taps) -> Comparison:
-    """The first of `taps` that is outside its budget. ValueError where none of them is a tap of the model."""
+    """The first of `taps` that is outside its budget. ValueError where none of them is a tap of the model.
+
+    Where no token is left the comparison ends.
+    """
     shown = [name for name in expected.names if name in taps]
     if not shown:
         raise ValueError(f"no tap of the model is among the {len(taps)} tensors, such as {', '.join(list(taps)[:3])}")
@@ -164,14 +170,16 @@ def compare(expected: Expected, taps: Taps) -> Comparison:
     agreed: list[str] = []
     for index, name in enumerate(expected.names):
         stable = expected.stable(index, stable)
+        if not stable.any():
+            break
         if name not in taps:
             continue
         judgement = _judged(expected, index, taps[name], stable)
         if judgement.verdict != "pass":
             found = Difference(tap=name, function=expected.functions[name], judgement=judgement)
-            return Comparison(difference=found, compared=(*agreed, name), skipped=skipped, unstable=1 - float(stable.mean()))
+            return Comparison(difference=found, compared=(*agreed, name), skipped=skipped, stable=stable)
         agreed.append(name)
-    return Comparison(difference=None, compared=tuple(agreed), skipped=skipped, unstable=1 - float(stable.mean()))
+    return Comparison(difference=None, compared=tuple(agreed), skipped=skipped, stable=stable)
 
 
 def as_choice(function: str, value: Array) -> Array:

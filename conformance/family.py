@@ -200,7 +200,7 @@ class LayerCase(Case):
         def ask() -> tuple[Any, ...]:
             return as_tuple(self.ask(backend))
 
-        judged = partial(self.judge_outputs, diagnose=workspace.diagnose)
+        judged = partial(self.judge_outputs, diagnose=self.id in workspace.diagnosed)
 
         # Searches have enough to do, and a backend of files has no process in which it could remember.
         if self.salt.endswith("/drawn") or type(backend) is not Backend:

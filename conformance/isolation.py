@@ -66,7 +66,7 @@ class _Place:
         self._start = (carried, name, directory)
         self._timeout = timeout
         self._worker: _Worker | None = None
-        self._job = Job((), 0, 0, False)
+        self._job = Job((), 0, 0)
         self._left: deque[str] = deque()
         self._losses = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -30,17 +30,17 @@ DRAWN_AT_ONCE = 50
 class Job:
     """Cases by id, which is how they travel, and the settings of the catalogue in which they are found.
 
-    diagnose: wrong answers are compared with those of known bugs.
+    diagnosed: those whose wrong answers are compared with the ones of known bugs.
     """
 
     case_ids: tuple[str, ...]
     max_examples: int
     seed: int
-    diagnose: bool
+    diagnosed: frozenset[str] = frozenset()
 
     def results(self, backend: Backend) -> Iterator[Result]:
         """The results, one after the other."""
-        with workspace(diagnose=self.diagnose) as shared:
+        with workspace(self.diagnosed) as shared:
             for case_id in self.case_ids:
                 yield self._case(case_id).result(backend, shared)
 
@@ -56,7 +56,7 @@ class Job:
         return _catalogue(self.max_examples, self.seed)[case_id]
 
 
-def jobs_of(chosen: Iterable[Case], max_examples: int, seed: int, *, diagnose: bool) -> list[Job]:
+def jobs_of(chosen: Iterable[Case], max_examples: int, seed: int, diagnosed: frozenset[str]) -> list[Job]:
     """The cases in jobs: those of one small model at one dtype, else those of one function."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     # Models first: they take the longest, and no worker should be left alone with one.
@@ -64,7 +64,7 @@ def jobs_of(chosen: Iterable[Case], max_examples: int, seed: int, *, diagnose: b
         model = getattr(case, "index", None)
         key = (case.level, case.function, case.dtype) if model is None else (model, case.dtype)
         groups.setdefault(key, []).append(case.id)
-    return [Job(tuple(ids), max_examples, seed, diagnose) for ids in groups.values()]
+    return [Job(tuple(ids), max_examples, seed, diagnosed.intersection(ids)) for ids in groups.values()]
 
 
 def answers(job: Job, backend: Backend) -> list[Result]:
@@ -96,10 +96,10 @@ SENDABLE = "a name, a module, path/to/adapter.py:attribute or an object of a cla
 
 
 @contextmanager
-def workspace(*, diagnose: bool = False) -> Iterator[Workspace]:
+def workspace(diagnosed: Collection[str] = ()) -> Iterator[Workspace]:
     """A temporary directory, while Hypothesis keeps in another what it would leave where the command was called."""
     with tempfile.TemporaryDirectory(prefix="refimpl-") as directory, HYPOTHESIS_ELSEWHERE:
-        yield Workspace(Path(directory), diagnose=diagnose)
+        yield Workspace(Path(directory), diagnosed=diagnosed)
 
 
 @contextmanager

@@ -138,7 +138,7 @@ class ModelCase(Case):
             def judged(outputs: tuple[Array, ...]) -> Judgement:
                 axes = "BTV" if outputs[0].ndim == 3 else "NV"
                 judgement = judge_one(outputs[0], expected, self.dtype, axes=axes, wider=True)
-                if not workspace.diagnose or judgement.kind != "numeric":
+                if self.id not in workspace.diagnosed or judgement.kind != "numeric":
                     return judgement
                 return replace(judgement, suspects=self._suspects(workspace, outputs[0], expected))
 

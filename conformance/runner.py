@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol
@@ -66,7 +66,8 @@ def run(
     name, a path, a module or an object that pickle can carry. Neither is given, or workers is 0: everything in this process.
     executor: judge in its workers instead, whatever has submit(function, *arguments) -> future as in concurrent.futures; what
     hangs or ends there is its own affair. The report is the same in all three.
-    diagnose: compare wrong answers with those of known bugs (`conformance.mutants`); models then take seconds a failure.
+    diagnose: compare wrong answers that no line lists with those of known bugs (`conformance.mutants`); models then take
+    seconds a failure.
     ValueError (BackendError for the backend) in one sentence when the call is wrong.
     """
     depth = profiles.profile(profile)
@@ -74,52 +75,39 @@ def run(
     seed = depth.seed() if seed is None else seed
     for name, number in (("max_examples", max_examples), ("seed", seed), ("min_cases", 0 if min_cases is None else min_cases)):
         select.whole_number(name, number)
-    missing = [part for part in ("start", "advance", "finish") if not callable(getattr(progress, part, None))]
-    if progress is not None and missing:
-        raise ValueError(f"progress is {progress!r} but needs the methods start, advance and finish")
+    _check_progress(progress)
     matches, levels, xfails = select.expression(k), select.levels(level), read_xfails(xfails_file)
     select.dtypes(dtype, ())
     processes = _processes(workers, timeout, executor)
     candidate = load_backend(backend)
-    everything = cases(max_examples=max_examples, seed=seed)
-    xfails.check(case.id for case in everything)
+    xfails.check(case.id for case in cases(max_examples=max_examples, seed=seed))
     dtypes = select.dtypes(dtype, candidate.dtypes)
     chosen = [case for case in cases(dtypes=dtypes, levels=levels, max_examples=max_examples, seed=seed) if matches(case.id)]
     if dtype is None:
         chosen = [case for case in chosen if depth.asks(case, dtypes)]
-    jobs = jobs_of(chosen, max_examples, seed, diagnose=diagnose)
+    expected = {case.id: xfails.reason(case.id) for case in chosen}
+    diagnosed = frozenset(case_id for case_id, reason in expected.items() if diagnose and not reason)
+    jobs = jobs_of(chosen, max_examples, seed, diagnosed)
     if executor is not None:
         judged = results_of_executor(jobs, candidate, executor)
     elif processes:
         judged = results_of_workers(jobs, candidate, workers=processes, timeout=TIMEOUT if timeout is None else timeout)
     else:
-        judged = _judged_here(chosen, candidate, diagnose=diagnose)
-    results: dict[str, Result] = {}
-    if progress is not None:
-        progress.start(len(chosen))
-    try:
-        with closing(judged):
-            for result in judged:
-                results[result.id] = replace(result, expected=xfails.reason(result.id))
-                if progress is not None:
-                    progress.advance(results[result.id])
-    finally:
-        if progress is not None:
-            progress.finish()
-    settings = {
-        "k": k,
-        "level": level,
-        "dtypes": list(dtypes),
-        "profile": profile,
-        "max_examples": max_examples,
-        "seed": seed,
-    }
+        judged = _judged_here(chosen, candidate, diagnosed)
+    results = _collected(judged, expected, progress)
     return Report(
         backend=candidate.name,
         reference=candidate.reference,
         version=candidate.version,
         results=tuple(results[case.id] for case in chosen),
-        settings=settings,
+        settings={
+            "k": k,
+            "level": level,
+            "dtypes": list(dtypes),
+            "profile": profile,
+            "max_examples": max_examples,
+            "seed": seed,
+        },
         minimum=min_cases,
     )
 
@@ -132,7 +120,7 @@ def reproduce(case_id: str, backend: Any) -> tuple[Case, Result]:
 
 def result_of(case: Case, backend: Backend) -> Result:
     """One case in a workspace of its own."""
-    with workspace(diagnose=True) as shared:
+    with workspace({case.id}) as shared:
         return case.result(backend, shared)
 
 
@@ -142,8 +130,33 @@ def available_workers() -> int:
     return min(cores, MOST_WORKERS)
 
 
-def _judged_here(chosen: Sequence[Case], backend: Backend, *, diagnose: bool) -> Generator[Result, None, None]:
-    with workspace(diagnose=diagnose) as shared:
+def _collected(
+    judged: Generator[Result, None, None], expected: Mapping[str, str], progress: Progress | None
+) -> dict[str, Result]:
+    """All results by the ids of their cases, with the reasons of known failures, and `progress` told of each."""
+    results: dict[str, Result] = {}
+    if progress is not None:
+        progress.start(len(expected))
+    try:
+        with closing(judged):
+            for result in judged:
+                results[result.id] = replace(result, expected=expected[result.id])
+                if progress is not None:
+                    progress.advance(results[result.id])
+    finally:
+        if progress is not None:
+            progress.finish()
+    return results
+
+
+def _check_progress(progress: Any) -> None:
+    missing = [part for part in ("start", "advance", "finish") if not callable(getattr(progress, part, None))]
+    if progress is not None and missing:
+        raise ValueError(f"progress is {progress!r} but needs the methods start, advance and finish")
+
+
+def _judged_here(chosen: Sequence[Case], backend: Backend, diagnosed: frozenset[str]) -> Generator[Result, None, None]:
+    with workspace(diagnosed) as shared:
         for case in chosen:
             yield case.result(backend, shared)
 

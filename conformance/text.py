@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from conformance.case import TOKENS
+from conformance.case import TOKENS, rule_text
 from conformance.files import printable
 from conformance.report import Report
-from conformance.verdict import Result
+from conformance.verdict import Result, Suspect
 
 if TYPE_CHECKING:
     from conformance.diagnosis import Ranked
+    from conformance.difference import Comparison
+
+MOST_RULES = 12
 
 
 def failure_text(result: Result, reference: str) -> str:
@@ -51,6 +54,32 @@ def failure_text(result: Result, reference: str) -> str:
 def reproduce_line(result: Result, reference: str) -> str:
     """The command that asks a failing case again, the smallest that was found."""
     return f"refimpl reproduce {quoted(result.judgement.minimal or result.id)} --backend {quoted(reference)}"
+
+
+def comparison_text(found: Comparison, suspects: Sequence[Suspect]) -> str:
+    """Where a model first differs, by how much, and what it looks like: known bugs, or else the rules of the function."""
+    counted = f"{len(found.compared)} taps compared, {len(found.skipped)} not shown"
+    if found.unstable:
+        counted += f"; {found.unstable:.0%} of the tokens left out, where experts or keys are nearly tied"
+    if found.difference is None:
+        return f"no difference: {counted}"
+    difference, judgement = found.difference, found.difference.judgement
+    lines = [f"first difference: {difference.tap}, made by {difference.function}", judgement.sentence]
+    if judgement.max_error is not None:
+        lines.append(
+            f"max error {judgement.max_error:.1e} of {judgement.max_budget:.1e}     "
+            f"rms {judgement.rms_error:.1e} of {judgement.rms_budget:.1e}"
+        )
+    if judgement.worst:
+        lines.append(f"worst at {judgement.worst}")
+    lines += [f"looks like {suspect.text()}" for suspect in suspects] or rules(difference.function)
+    return "\n      ".join(lines) + f"\n{counted}"
+
+
+def rules(function: str) -> list[str]:
+    """The rules of a function of the vocabulary, in words."""
+    found = ((f"R{number}", rule_text(function, f"R{number}")) for number in range(1, MOST_RULES))
+    return [f"{rule}  {text}" for rule, text in found if text]
 
 
 def diagnosis_text(failures: Sequence[Result], found: Sequence[Ranked]) -> str:

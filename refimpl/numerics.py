@@ -154,6 +154,17 @@ def float32_inside(function: Callable[P, R]) -> Callable[P, R]:
     return evaluate
 
 
+def float32_state(function: Callable[P, tuple[Array, Array]]) -> Callable[P, tuple[Array, Array]]:
+    """Dtype rule: on low-precision inputs `function` computes in float32, rounds its result once and its state not at all."""
+
+    @wraps(function)
+    def evaluate(*args: P.args, **kwargs: P.kwargs) -> tuple[Array, Array]:
+        result, state = function(*plain(args), **plain(kwargs))
+        return rounded(result, precision_of(args, kwargs)), state
+
+    return evaluate
+
+
 def scalar_like(value: float, array: Array) -> Any:
     """`value` rounded to the format of `array`: what a model does that stores a constant as a tensor of its own dtype."""
     precision = precision_of(array)

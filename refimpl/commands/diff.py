@@ -28,12 +28,16 @@ def diff(
 ) -> int:
     """Run CHECKPOINT and another implementation of it, and stop at the first tap that differs.
 
-    Status 0: no tap is outside its budget; 1: one is.
+    Status 0: no tap is outside its budget; 1: one is; 5: experts or keys are nearly tied at every token, which leaves none.
     """
-    from conformance.difference import compare, expected_taps
-    from conformance.taps import rules, tap_suspects, taps_of, tested_dtype
+    from conformance.difference import Taps, compare, expected_taps
+    from conformance.doors import load_backend
+    from conformance.dumps import read_dump
+    from conformance.taps import tap_suspects, tested_dtype
+    from conformance.text import comparison_text
     from refimpl import api
     from refimpl.model import check_tokens
+    from refimpl.numerics import FORMATS
 
     if (backend is None) == (dump is None):
         raise click.UsageError("give the other implementation with either --backend or --dump")
@@ -41,35 +45,24 @@ def diff(
         raise click.UsageError("--dump needs --tokens, those that its tensors were computed from")
     model = api.load(checkpoint)
     rows = check_tokens(parse_rows(tokens) if tokens else _drawn(model.blueprint.vocab_size), model.blueprint.vocab_size)
-    tested = tested_dtype(dtype, backend, checkpoint)
-    taps = taps_of(backend, dump, checkpoint, rows)
+    taps: Taps
+    if dump is not None:
+        claimed, taps = tuple(FORMATS), read_dump(dump)
+    else:
+        assert backend is not None
+        candidate = load_backend(backend)
+        claimed, taps = candidate.dtypes, candidate.trace(checkpoint, rows)
+    tested = tested_dtype(dtype, claimed, checkpoint)
     expected = expected_taps(model, rows, tested)
     found = compare(expected, taps)
-    difference = found.difference
-    bugs = () if difference is None else tap_suspects(checkpoint, rows, expected, found, taps[difference.tap])
+    bugs = tap_suspects(checkpoint, rows, expected, found, taps)
     if as_json:
         print_json({"dtype": tested, **found.record(), "suspects": [bug.record() for bug in bugs]})
-        return int(difference is not None)
-    counted = f"{len(found.compared)} taps compared, {len(found.skipped)} not shown"
-    if found.unstable:
-        counted += f"; {found.unstable:.0%} of the tokens left out, where experts or keys are nearly tied"
-    if difference is None:
-        click.echo(f"no difference: {counted} ({tested})")
-        return 0
-    judgement = difference.judgement
-    click.echo(f"first difference: {difference.tap}, made by {difference.function}")
-    click.echo(f"      {judgement.sentence}")
-    if judgement.max_error is not None:
-        click.echo(
-            f"      max error {judgement.max_error:.1e} of {judgement.max_budget:.1e}     "
-            f"rms {judgement.rms_error:.1e} of {judgement.rms_budget:.1e}"
-        )
-    if judgement.worst:
-        click.echo(f"      worst at {judgement.worst}")
-    for line in [f"looks like {bug.text()}" for bug in bugs] or rules(difference.function):
-        click.echo(f"      {line}")
-    click.echo(f"{counted} ({tested})")
-    return 1
+    else:
+        click.echo(f"{comparison_text(found, bugs)} ({tested})")
+    if found.difference is not None:
+        return 1
+    return 0 if found.stable.any() else 5
 
 
 def _drawn(vocab_size: int) -> Any:

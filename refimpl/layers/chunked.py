@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from refimpl.layers.linear_attention import check_attended, float32_state
-from refimpl.numerics import Array
+from refimpl.layers.linear_attention import check_attended
+from refimpl.numerics import Array, float32_state
 from refimpl.shapes import check_counts
 
 GONE = -1e4  # e to it is 0 in any format

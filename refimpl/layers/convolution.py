@@ -28,7 +28,7 @@ def causal_conv1d(
     Dtype: T1  products accumulate in float32 and are rounded once, with the bias. This function computes in the dtype of x.
     Pitfalls: a result of T + W - 1 tokens cut at the wrong end (conv-output-not-truncated); taps reversed; a window that
       reaches into another text (conv-packed-boundary-bleed); the state taken after the activation, or W wide where W - 1 is
-      read (spec-conv-window-too-narrow is the same in reverse: drafts need more).
+      read; drafts that fall and whose inputs stay in the state (spec-conv-window-too-narrow).
     Source: Mamba, arXiv:2312.00752, section 3.4; Gated DeltaNet, arXiv:2412.06464, section 3.4; Qwen3-Next.
     """
     sizes = check(

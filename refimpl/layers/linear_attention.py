@@ -6,27 +6,10 @@ recurrence over tokens; `layers.chunked` computes the same in blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec
-
 import numpy as np
 
-from refimpl.numerics import Array, plain, precision_of, rounded
+from refimpl.numerics import Array, float32_state, plain
 from refimpl.shapes import check, check_floats, check_integers, check_numbers
-
-P = ParamSpec("P")
-
-
-def float32_state(function: Callable[P, tuple[Array, Array]]) -> Callable[P, tuple[Array, Array]]:
-    """Dtype rule: on low-precision inputs `function` computes in float32, rounds its result once and its state not at all."""
-
-    @wraps(function)
-    def evaluate(*args: P.args, **kwargs: P.kwargs) -> tuple[Array, Array]:
-        y, state = function(*plain(args), **plain(kwargs))
-        return rounded(y, precision_of(args, kwargs)), state
-
-    return evaluate
 
 
 @float32_state

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from refimpl.layers.chunked import gated_linear_attention_chunked
-from refimpl.layers.linear_attention import float32_state, gated_linear_attention
-from refimpl.numerics import Array
+from refimpl.layers.linear_attention import gated_linear_attention
+from refimpl.numerics import Array, float32_state
 from refimpl.shapes import check, check_counts, check_floats, check_integers
 
 

@@ -60,6 +60,18 @@ def test_suspects_are_in_the_record_and_can_be_left_out():
     assert "suspects" not in json.loads(silent.to_json())["results"][0]
 
 
+def test_failures_that_are_listed_are_not_diagnosed(tmp_path):
+    functions = {"rms_norm": MUTANTS["gemma-norm-offset-missing"].functions["rms_norm"]}
+    listed = tmp_path / "xfails"
+    listed.write_text("rms_norm/zero_centred-*  # known\n")
+    settings = {"k": "rms_norm/zero_centred", "level": "layer", "dtype": "float32", "max_examples": 0}
+    report = run(functions, **settings, xfails_file=listed, diagnose=True)
+    assert report.expected_failures()
+    assert not any(result.judgement.suspects for result in report.expected_failures())
+    assert all(result.judgement.suspects for result in report.failures() if result.judgement.kind == "numeric")
+    assert report.failures()
+
+
 def test_an_error_of_no_known_kind_has_no_suspects():
     def rms_norm(x, weight=None, *, eps, zero_centred=False):
         return np.cos(37 * x)

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import refimpl
 from conformance import mutants
-from conformance.difference import compare, expected_taps
+from conformance.difference import Expected, compare, expected_taps
 from conformance.doors import load_backend
 from conformance.dumps import read_dump
 from conformance.taps import tap_suspects
@@ -59,7 +59,7 @@ def test_a_fault_is_found_where_it_first_shows_and_named(checkpoints, bug):
     found = compare(expected, taps)
     assert found.difference is not None
     assert (found.difference.tap, found.difference.function) == (tap, function)
-    assert bug in {each.mutants[0] for each in tap_suspects(directory, tokens, expected, found, taps[tap])}
+    assert bug in {each.mutants[0] for each in tap_suspects(directory, tokens, expected, found, taps)}
 
 
 def test_a_fault_behind_a_tap_that_is_not_shown_is_suspected_too(checkpoints):
@@ -70,7 +70,7 @@ def test_a_fault_behind_a_tap_that_is_not_shown_is_suspected_too(checkpoints):
     found = compare(expected, shown)
     assert found.difference is not None
     assert found.difference.function == "attention"
-    suspects = tap_suspects(directory, tokens, expected, found, shown[found.difference.tap])
+    suspects = tap_suspects(directory, tokens, expected, found, shown)
     assert suspects[0].mutants == ("turned-backwards",)
 
 
@@ -170,3 +170,15 @@ def test_calls_that_are_wrong(checkpoints, capsys, arguments, sentence):
     directory, _ = checkpoints["qwen3"]
     assert status(["diff", str(directory), *arguments]) == 4
     assert sentence in capsys.readouterr().err
+
+
+def test_tokens_that_are_all_nearly_tied_leave_nothing_to_compare(checkpoints, monkeypatch, capsys):
+    directory, _ = checkpoints["gpt_oss"]
+    stable = Expected.stable
+
+    def no_token(self, index, before):
+        return stable(self, index, before) & (self.names[index] != "layers.0.mlp.router.indices")
+
+    monkeypatch.setattr(Expected, "stable", no_token)
+    assert status(["diff", str(directory), "--backend", "numpy"]) == 5
+    assert "100% of the tokens left out" in capsys.readouterr().out
