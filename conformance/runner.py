@@ -8,17 +8,17 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol
 
-from conformance import profiles, select
+from conformance import select
 from conformance.backend import Backend
 from conformance.case import Case
-from conformance.catalogue import cases, find_case
+from conformance.catalogue import find_case
 from conformance.doors import load_backend
 from conformance.isolation import TIMEOUT, results_of_workers
 from conformance.jobs import jobs_of, results_of_executor, workspace
 from conformance.profiles import DEFAULT
 from conformance.report import Report
+from conformance.selection import selection
 from conformance.verdict import Result
-from conformance.xfails import read_xfails
 
 MOST_WORKERS = 4
 
@@ -70,24 +70,23 @@ def run(
     seconds a failure.
     ValueError (BackendError for the backend) in one sentence when the call is wrong.
     """
-    depth = profiles.profile(profile)
-    max_examples = depth.max_examples if max_examples is None else max_examples
-    seed = depth.seed() if seed is None else seed
-    for name, number in (("max_examples", max_examples), ("seed", seed), ("min_cases", 0 if min_cases is None else min_cases)):
-        select.whole_number(name, number)
+    select.whole_number("min_cases", 0 if min_cases is None else min_cases)
+    asked = selection(
+        k=k,
+        level=level,
+        dtype=dtype,
+        profile_name=profile,
+        max_examples=max_examples,
+        seed=seed,
+        xfails_file=xfails_file,
+    )
     _check_progress(progress)
-    matches, levels, xfails = select.expression(k), select.levels(level), read_xfails(xfails_file)
-    select.dtypes(dtype, ())
     processes = _processes(workers, timeout, executor)
     candidate = load_backend(backend)
-    xfails.check(case.id for case in cases(max_examples=max_examples, seed=seed))
-    dtypes = select.dtypes(dtype, candidate.dtypes)
-    chosen = [case for case in cases(dtypes=dtypes, levels=levels, max_examples=max_examples, seed=seed) if matches(case.id)]
-    if dtype is None:
-        chosen = [case for case in chosen if depth.asks(case, dtypes)]
-    expected = {case.id: xfails.reason(case.id) for case in chosen}
+    found = asked.cases(candidate.dtypes)
+    chosen, expected = [case for case, _ in found], {case.id: reason for case, reason in found}
     diagnosed = frozenset(case_id for case_id, reason in expected.items() if diagnose and not reason)
-    jobs = jobs_of(chosen, max_examples, seed, diagnosed)
+    jobs = jobs_of(chosen, asked.max_examples, asked.seed, diagnosed)
     if executor is not None:
         judged = results_of_executor(jobs, candidate, executor)
     elif processes:
@@ -103,10 +102,10 @@ def run(
         settings={
             "k": k,
             "level": level,
-            "dtypes": list(dtypes),
+            "dtypes": list(asked.dtypes(candidate.dtypes)),
             "profile": profile,
-            "max_examples": max_examples,
-            "seed": seed,
+            "max_examples": asked.max_examples,
+            "seed": asked.seed,
         },
         minimum=min_cases,
     )

@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 
-from conformance import profiles, select
 from conformance.backend import Backend
 from conformance.case import Case, Workspace
-from conformance.catalogue import cases
 from conformance.doors import load_backend
 from conformance.jobs import HYPOTHESIS_ELSEWHERE
+from conformance.profiles import DEFAULT
+from conformance.selection import selection
 from conformance.text import failure_text
 from conformance.verdict import Result
-from conformance.xfails import read_xfails
 
 
 def collector(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -39,11 +38,11 @@ class Suite(pytest.File):
     def workspace(self) -> Workspace:
         directory = TemporaryDirectory(prefix="refimpl-", ignore_cleanup_errors=True)
         self.config.add_cleanup(directory.cleanup)
-        return Workspace(Path(directory.name))
+        return Workspace(Path(directory.name), diagnosed={case.id for case, reason in self._chosen if not reason})
 
     def collect(self) -> Iterator[pytest.Item]:
         try:
-            chosen = self._chosen()
+            chosen = self._chosen
         except ValueError as error:  # one sentence, and no traceback of ours
             raise self.CollectError(str(error)) from None
         for case, reason in chosen:
@@ -52,16 +51,17 @@ class Suite(pytest.File):
                 item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
             yield item
 
+    @cached_property
     def _chosen(self) -> list[tuple[Case, str]]:
-        depth = profiles.profile(self._option("profile") or profiles.DEFAULT)
-        given = {"max_examples": self._option("max-examples"), "seed": self._option("seed")}
-        drawing: dict[str, Any] = {"max_examples": depth.max_examples, "seed": depth.seed()}
-        drawing |= {name: number for name, number in given.items() if number is not None}
-        xfails = read_xfails(self._option("xfails-file"))
-        xfails.check(case.id for case in cases(**drawing))
-        levels = select.levels(_several(self._option("level")))
-        dtypes = select.dtypes(_several(self._option("dtype")), self.backend.dtypes)
-        return [(case, xfails.reason(case.id)) for case in cases(dtypes=dtypes, levels=levels, **drawing)]
+        asked = selection(
+            level=_several(self._option("level")),
+            dtype=_several(self._option("dtype")),
+            profile_name=self._option("profile") or DEFAULT,
+            max_examples=self._option("max-examples"),
+            seed=self._option("seed"),
+            xfails_file=self._option("xfails-file"),
+        )
+        return asked.cases(self.backend.dtypes)
 
     def _option(self, name: str) -> Any:
         return self.config.getoption(f"--refimpl-{name}")
