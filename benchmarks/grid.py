@@ -19,8 +19,8 @@ What the suite says of every backend that is installed here, on a CPU. ✓ passe
 as the file of known failures says, – is not supported by it; an empty cell is not offered. The number is the largest error as a
 share of its budget, over all cases and formats: above 1 a case fails. What is wrong where is in [findings.md](findings.md).
 
-Drawn cases: 30 a layer and format, 5 for jax, whose operations are compiled for every shape; whole models at every format that a
-backend claims. In blocks a backend computes those layers that it has, and the specification the others.
+Drawn cases: 30 a layer and format, 5 for jax, whose operations are compiled for every shape; whole models at every format that
+a backend claims. In blocks a backend computes those layers that it has, and the specification the others.
 
 To repeat it: `refimpl conform BACKEND --profile ci --max-examples 30 --xfails-file .ci/NAME.xfails --json FILE.json` for each
 backend, then `python benchmarks/grid.py *.json`. `refimpl report *.json --html grid.html` shows the same files with every case.
