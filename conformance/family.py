@@ -16,7 +16,7 @@ import numpy as np
 from conformance.backend import Backend, Candidate
 from conformance.calls import attempt, first_line
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
-from conformance.judge import Evaluate, Expectation, expect, judge
+from conformance.judge import Expectation, expect, judge
 from conformance.memory import without_memory
 from conformance.readings import Exact, computing_format, on_floats
 from conformance.results import LARGEST
@@ -208,16 +208,24 @@ class LayerCase(Case):
         another = replace(self, seed=self.seed + 1)
         return attempt(lambda: without_memory(ask(), judged, ask, lambda: as_tuple(another.ask(backend))))
 
-    def expected(self, evaluate: Evaluate | None = None) -> tuple[Expectation, ...]:
-        """The truths, and what is allowed beside them."""
-        places = WIDE[self.function].results if self.function in WIDE else ()
-        return expect(evaluate or self.evaluate, self.dtype, exact=self.family.exact, wide=places)
+    def expected(self, outputs: tuple[Any, ...] | None = None) -> tuple[Expectation, ...]:
+        """The truths, and what is allowed beside them; among equal scores those that `outputs` chose."""
+        return expect(
+            self.evaluate,
+            self.dtype,
+            exact=self.family.exact,
+            wide=WIDE[self.function].results if self.function in WIDE else (),
+            follow=self._following if self.family.chooses else None,
+            outputs=outputs,
+        )
+
+    def _following(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self.evaluate(Exact(self.dtype), chosen=outputs[0])
 
     def judge_outputs(self, outputs: tuple[Any, ...], *, diagnose: bool = False) -> Judgement:
         """The verdict on outputs, wherever they come from; `diagnose`: with the known bugs that wrong ones look like."""
         family = self.family
-        evaluate = partial(self.evaluate, chosen=outputs[0]) if family.chooses else self.evaluate
-        expected = self.expected(evaluate)
+        expected = self.expected(outputs)
         judgement = judge(outputs, expected, self.dtype, axes=family.axes, wider=family.wider)
         if not diagnose or judgement.kind != "numeric":
             return judgement

@@ -9,16 +9,19 @@ The budget of a problem is derived from the problem. Its noise is the largest, o
         smallest step that the dtype has
 
 in two norms over the whole output: the maximum and the root mean square. The budget is twice the noise, for every layer.
+Samples are drawn in rounds. The noise is that of all `ROUNDS`; the first decides alone where a candidate is inside it already.
 Outputs that stay in float32 where a model is narrower (`refimpl.layers.precision`) have the noise of float32.
 A candidate must be inside in both norms. Integers and bools have no budget: they are equal or wrong, and so are floats that
-are copied or decoded without a rounding. Beside integers that choose (`conformance.choice`) the noise of floats is that of
-the entries where the choice is the same.
+are copied or decoded without a rounding. Beside integers that choose (`conformance.choice`) a sample is held against the truth
+of its own choice among equal scores, and its noise is that of the entries where the choice is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -30,13 +33,18 @@ from conformance.verdict import Judgement, Kind
 from refimpl.numerics import FORMATS, Array, is_float, smallest_step, unit_roundoff
 
 CONSTANT = 2.0
+ROUNDS = 4
+# Of one round.
 UNSTEADY_SAMPLES = 2
 PERTURBED_SAMPLES = 4
 NEARBY_SAMPLES = 6
 # The first and the last bin of a histogram of errors: 2^e and more, of the budget. Float64 may be wrong by 2^50 budgets.
 SMALLEST_BIN, LARGEST_BIN = -8, 24
+# Outside by more than this, no further round would let a candidate in.
+PATIENCE = 4.0
 
 Evaluate = Callable[[Exact], tuple[Array, ...]]
+Follow = Callable[[tuple[Array, ...]], tuple[Array, ...]]
 Pair = tuple[tuple[Array, ...], tuple[Array, ...]]
 
 
@@ -66,54 +74,93 @@ class Norms:
 
 @dataclass(frozen=True)
 class Expectation:
-    """A true output and its noise (None where it must be met exactly). dtype: its format where that is not the tested one."""
+    """A true output and its noise (None where it must be met exactly). dtype: its format where that is not the tested one.
+
+    noise: that of the first round of samples. further: that of all of them.
+    """
 
     truth: Array
     noise: Norms | None
     dtype: str | None = None
+    further: Callable[[], Norms] | None = field(default=None, repr=False, compare=False)
 
     @property
     def budget(self) -> Norms:
         return CONSTANT * self.noise if self.noise else Norms(0.0, 0.0)
 
+    def settled(self) -> Expectation:
+        """The same with the noise of all rounds."""
+        return replace(self, noise=self.further(), further=None) if self.further else self
 
-@np.errstate(all="ignore")
+
 def expect(
-    evaluate: Evaluate, dtype: str, *, exact: bool = False, seed: int = 0, wide: Sequence[int] = ()
+    evaluate: Evaluate,
+    dtype: str,
+    *,
+    exact: bool = False,
+    wide: Sequence[int] = (),
+    follow: Follow | None = None,
+    outputs: tuple[Array, ...] | None = None,
 ) -> tuple[Expectation, ...]:
     """The truth of each output of a problem and the noise that is legitimate at `dtype` (none when `exact`).
 
     wide: which outputs stay in float32 where `dtype` is narrower. Their noise is that of the same problem at float32.
+    follow: what is true where outputs choose as they do. outputs: those of a candidate, whose choice the truth then follows.
     """
-    truths = evaluate(Exact(dtype))
+    with np.errstate(all="ignore"):
+        truths = evaluate(Exact(dtype)) if follow is None or outputs is None else follow(outputs)
     if exact or not any(is_float(truth.dtype) for truth in truths):
         return tuple(Expectation(truth, None) for truth in truths)
     formats = [computing_format(dtype) if index in wide else dtype for index in range(len(truths))]
-    pairs = {each: samples(evaluate, each, truths, seed=seed) for each in sorted(set(formats))}
-    expectations = []
-    for index, (truth, each) in enumerate(zip(truths, formats, strict=True)):
-        if not is_float(truth.dtype):
-            expectations.append(Expectation(truth, None))
-            continue
-        errors = (
-            np.where(_chosen_alike(sample, reference), sample[index] - reference[index], 0) for sample, reference in pairs[each]
-        )
-        expectations.append(Expectation(truth, noise_of(truth, each, errors), each))
-    return tuple(expectations)
+
+    @np.errstate(all="ignore")
+    def noises(rounds: range) -> list[Norms]:
+        found = [rounding_noise(truth, each) for truth, each in zip(truths, formats, strict=True)]
+        for each in sorted(set(formats)):
+            pairs = [pair for number in rounds for pair in samples(evaluate, each, truths, number, follow=follow)]
+            for index, truth in enumerate(truths):
+                if formats[index] == each and is_float(truth.dtype):
+                    found[index] = noise_of(truth, each, _errors(pairs, index))
+        return found
+
+    @cache
+    def later_noises() -> list[Norms]:
+        return noises(range(1, ROUNDS))
+
+    def of_all_rounds(index: int) -> Norms:
+        return first[index].larger(later_noises()[index])
+
+    first = noises(range(1))
+    return tuple(
+        Expectation(truth, first[index], formats[index], further=partial(of_all_rounds, index))
+        if is_float(truth.dtype)
+        else Expectation(truth, None)
+        for index, truth in enumerate(truths)
+    )
 
 
-def samples(evaluate: Evaluate, dtype: str, truths: tuple[Array, ...], *, seed: int = 0) -> list[Pair]:
-    """What parts (a) and (b) of the noise are taken from: readings of a problem, each beside what it should be."""
-    readings: list[Exact] = [InFormat(dtype)]
-    readings += [Unsteady(dtype, seed + index) for index in range(UNSTEADY_SAMPLES)]
-    readings += [Perturbed(dtype, seed + index) for index in range(PERTURBED_SAMPLES)]
-    nearby = [(InFormat(dtype, seed + index), Nearby(dtype, seed + index)) for index in range(NEARBY_SAMPLES)]
-    pairs = [(evaluate(reading), truths) for reading in readings]
-    nearby_truths = [evaluate(exact) for _, exact in nearby]
-    pairs += [(evaluate(rounded), exact) for (rounded, _), exact in zip(nearby, nearby_truths, strict=True)]
-    for number in range(MOST_FORMS):
-        pairs += _in_other_form(evaluate, dtype, number, truths, nearby_truths, seed)
-    return pairs
+def samples(
+    evaluate: Evaluate, dtype: str, truths: tuple[Array, ...], number: int = 0, *, follow: Follow | None = None
+) -> list[Pair]:
+    """Round `number` of what parts (a) and (b) of the noise are taken from: readings of a problem, each beside its truth."""
+
+    def seeds(count: int) -> range:
+        return range(number * count, (number + 1) * count)
+
+    here: list[Exact] = [] if number else [InFormat(dtype)]
+    here += [Unsteady(dtype, seed) for seed in seeds(UNSTEADY_SAMPLES)]
+    here += [Perturbed(dtype, seed) for seed in seeds(PERTURBED_SAMPLES)]
+    found = [(sample, follow(sample) if follow else truths) for sample in map(evaluate, here)]
+    nearby = [evaluate(Nearby(dtype, seed)) for seed in seeds(NEARBY_SAMPLES)]
+    found += zip([evaluate(InFormat(dtype, seed)) for seed in seeds(NEARBY_SAMPLES)], nearby, strict=True)
+    for form in range(MOST_FORMS):
+        other = InOtherForm(dtype, form)
+        sample = evaluate(other)
+        if not other.differs:
+            break
+        found += [(sample, follow(sample) if follow else truths)]
+        found += zip([evaluate(InOtherForm(dtype, form, seed)) for seed in seeds(NEARBY_SAMPLES)], nearby, strict=True)
+    return found
 
 
 def noise_of(truth: Array, dtype: str, errors: Iterable[Array]) -> Norms:
@@ -127,15 +174,14 @@ def noise_of(truth: Array, dtype: str, errors: Iterable[Array]) -> Norms:
     return noise
 
 
-def _in_other_form(
-    evaluate: Evaluate, dtype: str, number: int, truths: tuple[Array, ...], nearby_truths: list[tuple[Array, ...]], seed: int
-) -> list[Pair]:
-    """What other forms of the layers of a problem give, here and nearby, beside the truths; nothing if there are none."""
-    here = InOtherForm(dtype, number)
-    found = [(evaluate(here), truths)]
-    if not here.differs:
-        return []
-    return found + [(evaluate(InOtherForm(dtype, number, seed + index)), truth) for index, truth in enumerate(nearby_truths)]
+def _sum_of_budgets(expectations: Iterable[Expectation]) -> Norms:
+    return reduce(operator.add, (one.budget for one in expectations))
+
+
+def _errors(pairs: Iterable[Pair], index: int) -> Iterator[Array]:
+    """Of output `index`, where the choice is the same."""
+    for sample, reference in pairs:
+        yield np.where(_chosen_alike(sample, reference), sample[index] - reference[index], 0)
 
 
 def _chosen_alike(sample: Sequence[Array], reference: Sequence[Array]) -> Array | bool:
@@ -186,7 +232,16 @@ def judge_one(output: Any, expectation: Expectation, dtype: str, *, axes: str = 
         return failure(
             "non-finite", _non_finite(values, axes), worst=_place(np.argmin(np.isfinite(values)), values.shape, axes)
         )
-    return measure(values, truth, expectation.budget, kind="numeric", axes=axes)
+    return within(values, truth, [expectation], kind="numeric", axes=axes)
+
+
+def within(actual: Array, truth: Array, expectations: Sequence[Expectation], *, kind: Kind, axes: str = "") -> Judgement:
+    """Whether two arrays are within the sum of these budgets of each other. Further rounds are drawn where they can matter."""
+    judgement = measure(actual, truth, _sum_of_budgets(expectations), kind=kind, axes=axes)
+    if judgement.verdict == "fail" and (judgement.share or 0.0) <= PATIENCE:
+        settled = _sum_of_budgets(one.settled() for one in expectations)
+        return measure(actual, truth, settled, kind=kind, axes=axes)
+    return judgement
 
 
 def measure(actual: Array, truth: Array, budget: Norms, *, kind: Kind, axes: str = "") -> Judgement:

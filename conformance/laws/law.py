@@ -6,7 +6,7 @@ sides may differ by twice the sum of both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -17,7 +17,7 @@ from conformance.backend import Candidate
 from conformance.calls import attempt, combining
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
 from conformance.family import ALL_DTYPES
-from conformance.judge import CONSTANT, expect, failure, measure
+from conformance.judge import Expectation, expect, failure, within
 from conformance.readings import Exact, computing_format
 from conformance.verdict import Judgement
 from refimpl.numerics import FORMATS, Array, unit_roundoff
@@ -104,21 +104,19 @@ class LawCase(Case):
         def compare() -> Judgement:
             with combining("the law"):
                 sides = self.evaluate(Candidate(backend, self.dtype))
-            return judge_law(self.evaluate, sides, self.dtype, kept=self.law.kept)
+            return agree(*sides, self.expected)
 
         return attempt(compare)
 
+    def expected(self) -> tuple[Expectation, ...]:
+        """What the specification makes of both sides, and what is allowed beside it."""
+        return expect(self.evaluate, self.dtype, wide=(0, 1) if self.law.kept else ())
 
-def judge_law(
-    evaluate: Callable[[Exact], tuple[Array, ...]], sides: tuple[Array, Array], dtype: str, *, kept: bool = False
-) -> Judgement:
-    """Whether a candidate's two sides agree within what the specification's own sides allow."""
-    left, right = sides
+
+def agree(left: Array, right: Array, expected: Callable[[], Sequence[Expectation]]) -> Judgement:
+    """Whether a candidate's two sides of a law agree within what the specification's own sides allow."""
     if left.shape != right.shape:
         return failure("shape", f"one side of the law has shape {left.shape}, the other {right.shape}")
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         return failure("non-finite", "a side of the law has entries that are NaN or infinite")
-    noises = [expectation.noise for expectation in expect(evaluate, dtype, wide=(0, 1) if kept else ())]
-    assert noises[0] is not None
-    assert noises[1] is not None
-    return measure(left, right, CONSTANT * (noises[0] + noises[1]), kind="law")
+    return within(left, right, expected(), kind="law")

@@ -13,7 +13,8 @@ import numpy as np
 
 from conformance.calls import Unsupported, attempt, combining
 from conformance.case import NOT_COVERED, TOKENS, Case, Workspace
-from conformance.judge import CONSTANT, failure, measure
+from conformance.judge import Expectation
+from conformance.laws.law import agree
 from conformance.models import PADDING, PAST, Engine, ask, decode, engine_of, expectation, padded, pieces, prefill
 from conformance.readings import wide_format
 from conformance.tiny_models import MODELS
@@ -98,14 +99,12 @@ class ModelLawCase(Case):
             engine = engine_of(tiny, self.dtype, backend, workspace)
             with combining("the law"):
                 left, right = LAWS[self.law][0](engine, tiny.tokens())
-            if left.shape != right.shape:
-                return failure("shape", f"one side of the law has shape {left.shape}, the other {right.shape}")
-            if not (np.isfinite(left).all() and np.isfinite(right).all()):
-                return failure("non-finite", "a side of the law has entries that are NaN or infinite")
-            noise = expectation(self.index, self.dtype, padding=False).noise
-            assert noise is not None
             wide = wide_format(self.dtype)
-            return measure(left.astype(wide), right.astype(wide), 2 * CONSTANT * noise, kind="law")
+
+            def of_both() -> list[Expectation]:
+                return [expectation(self.index, self.dtype, padding=False)] * 2
+
+            return agree(left.astype(wide), right.astype(wide), of_both)
 
         return attempt(compare)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,7 @@ class JudgedLayer:
         chooses = self.case.family.chooses
         key = outputs[0].astype(np.float64).tobytes() if chooses else b""
         if key not in self._expected:
-            evaluate = partial(self.case.evaluate, chosen=outputs[0]) if chooses else self.case.evaluate
-            self._expected[key] = self.case.expected(evaluate)
+            self._expected[key] = self.case.expected(outputs)
         return self._expected[key]
 
 

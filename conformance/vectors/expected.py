@@ -31,7 +31,7 @@ def comparison(expectation: Expectation) -> dict[str, Any]:
     """How an output is compared with the truth: exactly, or within a budget in two norms."""
     if expectation.noise is None:
         return {"comparison": "exact"}
-    budget = expectation.budget
+    budget = expectation.settled().budget
     return {"comparison": "budget", "max_budget": budget.maximum, "rms_budget": budget.rms}
 
 

@@ -15,7 +15,6 @@ import onnx
 from onnx import numpy_helper
 
 from conformance.family import LayerCase
-from conformance.judge import expect
 from conformance.vectors.expected import expected_tensors
 from conformance.vectors.question import CASE, Question, write_json
 from conformance.vectors.write import case_record
@@ -30,7 +29,7 @@ def onnx_vector(root: Path, place: Path, case: LayerCase, question: Question) ->
         model = layer_model(case.function, arrays, options)
     except ExportError:
         return None
-    expectations = expect(case.evaluate, case.dtype, exact=case.family.exact)
+    expectations = case.expected()
     name = re.sub(r"[^0-9a-zA-Z]+", "_", f"{case.function}_{place.name}")
     directory = Path("simple") / f"test_{name}"
     data = root / directory / "test_data_set_0"
@@ -42,7 +41,7 @@ def onnx_vector(root: Path, place: Path, case: LayerCase, question: Question) ->
     for index, (value, truth) in enumerate(zip(model.graph.output, truths, strict=True)):
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         _save(data / f"output_{index}.pb", value.name, truth.astype(dtype))
-    largest = max(one.budget.maximum for one in expectations)
+    largest = max(one.settled().budget.maximum for one in expectations)
     write_json(root / directory / "data.json", {"rtol": 0.0, "atol": largest})
     write_json(root / directory / CASE, {**question.record(), **case_record(case, question, expectations)})
     return directory

@@ -26,7 +26,7 @@ from conformance.case import TOKENS, Case
 from conformance.catalogue import cases
 from conformance.family import LayerCase
 from conformance.jobs import HYPOTHESIS_ELSEWHERE
-from conformance.judge import Expectation, expect
+from conformance.judge import Expectation
 from conformance.search import Search
 from conformance.vectors.expected import expected_records, expected_tensors
 from conformance.vectors.model import model_vector
@@ -150,7 +150,7 @@ def _folder(case: Case) -> str:
 
 def layer_vector(root: Path, place: Path, case: LayerCase, question: Question) -> Path:
     """Inputs, truth and budgets of a layer's case at `root / place`."""
-    expectations = expect(case.evaluate, case.dtype, exact=case.family.exact)
+    expectations = case.expected()
     question.write(root / place, **case_record(case, question, expectations))
     write_tensors(root / place / EXPECTED, expected_tensors(question, expectations))
     return place

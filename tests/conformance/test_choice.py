@@ -113,6 +113,27 @@ def test_no_reading_of_a_case_that_decides_chooses_otherwise(function, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("function", ROUTERS)
+def test_the_noise_beside_a_choice_does_not_depend_on_which_of_equal_scores_a_candidate_chooses(function, dtype):
+    (case,) = (one for one in FAMILIES[function].cases(dtype) if "/ties-" in one.id)
+    first, last = _choice(case), _choice(case, backwards=True)
+    assert not np.array_equal(first, last)
+    of_first, of_last = (case.expected((chosen, None)) for chosen in (first, last))
+    assert np.array_equal(of_first[0].truth, first)
+    assert np.array_equal(of_last[0].truth, last)
+    one, other = (found[1].noise for found in (of_first, of_last))
+    assert (one.maximum, one.rms) == pytest.approx((other.maximum, other.rms), rel=1e-9)
+
+
+def _choice(case, *, backwards=False):
+    """The indices that a router chooses, or one that has the experts in the other order."""
+    step = -1 if backwards else 1
+    logits, *bias = (array.astype(np.float64)[..., ::step] for array in case.arrays.values())
+    indices, _ = getattr(layers, case.function)(logits, *bias, **case.options)
+    return logits.shape[-1] - 1 - indices if backwards else indices
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_no_reading_of_a_block_chooses_otherwise(dtype):
     cases = [case for case in block_cases(dtype) if case.function == "moe_block"]
     assert len(cases) == len(BLOCKS["moe_block"])

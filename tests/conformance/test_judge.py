@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from conformance.backend import as_backend
 from conformance.case import TOKENS, rule_text
 from conformance.cases import FAMILIES
-from conformance.judge import CONSTANT, Norms, expect, judge_one, rounding_noise
+from conformance.judge import CONSTANT, PATIENCE, Norms, expect, judge_one, rounding_noise
 from conformance.mutants import MUTANTS
 from conformance.readings import Exact
 from conformance.variants.judging import JudgedLayer
@@ -90,7 +92,7 @@ def test_the_worst_place_is_named():
 
 def test_both_norms_must_be_inside():
     (expected,) = expect(one_case().evaluate, "float32")
-    budget = expected.budget
+    budget = expected.settled().budget
     one_wild = np.zeros(expected.truth.shape)
     one_wild.flat[0] = 1.5 * budget.maximum
     all_off = np.full(expected.truth.shape, 1.1 * budget.rms)
@@ -99,6 +101,30 @@ def test_both_norms_must_be_inside():
     for error in (one_wild, all_off):
         output = (expected.truth + error).astype(np.float32)
         assert judge_one(output, expected, "float32").verdict == "fail"
+
+
+def test_further_rounds_are_drawn_where_the_first_does_not_decide_and_only_there():
+    (expected,) = expect(one_case().evaluate, "float32")
+    asked = []
+
+    def further():
+        asked.append(1)
+        return 2 * expected.noise
+
+    def verdict(error: float) -> str:
+        output = (expected.truth + error * expected.budget.rms).astype(np.float32)
+        return judge_one(output, replace(expected, further=further), "float32").verdict
+
+    assert [verdict(error) for error in (0.5, PATIENCE + 1)] == ["pass", "fail"]
+    assert asked == []
+    assert [verdict(error) for error in (1.5, 3.0)] == ["pass", "fail"]
+    assert asked == [1, 1]
+
+
+def test_the_noise_of_all_rounds_holds_that_of_the_first():
+    for one in expect(one_case().evaluate, "float32"):
+        assert one.noise.maximum <= one.settled().noise.maximum <= PATIENCE * one.noise.maximum
+        assert one.settled().further is None
 
 
 def test_a_case_whose_inputs_overflow_the_dtype_is_refused():
