@@ -18,6 +18,7 @@ from conformance.profiles import DEFAULT
 from conformance.selection import selection
 from conformance.text import failure_text
 from conformance.verdict import Result
+from refimpl_pytest import VERDICT
 
 
 def collector(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -78,6 +79,7 @@ class CaseItem(pytest.Item):
         assert isinstance(self.parent, Suite)
         with HYPOTHESIS_ELSEWHERE:  # for no longer than a case: the project may have tests of its own with Hypothesis
             result = self.case.result(self.parent.backend, self.parent.workspace)
+        self.user_properties.append((VERDICT, result.verdict))
         if not result.ran:
             pytest.skip(f"{result.verdict}: {result.judgement.sentence}")
         if result.failed:

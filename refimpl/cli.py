@@ -5,6 +5,7 @@ Exit status as pytest's: 0 conforms, 1 does not, 2 interrupted, 3 internal error
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 
@@ -37,6 +38,7 @@ for command in (
 
 def main() -> None:
     """Run the command line; every expected error is one sentence on standard error."""
+    faulthandler.enable()  # a backend that ends this process while it is imported is named by its line
     sys.exit(status())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 
 import numpy as np
@@ -151,6 +153,15 @@ def test_an_import_that_leaves_is_one_sentence(tmp_path, text):
     path.write_text(text)
     with pytest.raises(BackendError, match=r"^[^\n]*cannot be imported[^\n]*: a\)$"):
         load_backend(str(path))
+
+
+def test_an_import_that_ends_the_process_is_shown_with_its_line(tmp_path):
+    path = tmp_path / "adapter.py"
+    path.write_text("import ctypes\nctypes.string_at(0)\n")
+    command = [sys.executable, "-c", "import refimpl.cli; refimpl.cli.main()", "conform", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode < 0
+    assert f'File "{path}", line 2' in ended.stderr
 
 
 def test_a_module_with_load_alone_is_a_backend(tmp_path, monkeypatch):

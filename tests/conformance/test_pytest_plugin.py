@@ -76,6 +76,20 @@ def test_known_failures_are_xfail_and_strict(project):
     assert "XPASS(strict)" in said
 
 
+@pytest.mark.parametrize("xdist", [(), ("-n", "2")], ids=["here", "xdist"])
+def test_too_few_that_ran_are_no_success(project, xdist):
+    if xdist:
+        pytest.importorskip("xdist")
+    status, said = suite(project, "-k", "gelu/", *xdist)
+    assert status == 5
+    assert re.search(r"refimpl: 0 of \d+ cases ran but at least 1 must", said)
+    status, said = suite(project, "-k", "silu/around", "--refimpl-min-cases=5", *xdist)
+    assert status == 5
+    assert re.search(r"refimpl: \d of \d cases ran but at least 5 must", said)
+    assert suite(project, "-k", "silu/around or rms_norm/plain", "--refimpl-min-cases=2", *xdist)[0] == 0
+    assert call(project, "test_own.py", "--refimpl-backend=kernels", *xdist)[0] == 0
+
+
 def test_workers_of_xdist_give_the_same(project):
     pytest.importorskip("xdist")
     status, said = suite(project, "-k", "silu or rms_norm", "-n", "2")
