@@ -17,7 +17,8 @@ removed with a new version of the specification.
 Deliberately not covered: errors (what a backend does with inputs that are none: tokens outside the vocabulary, wrong
 shapes); speed and memory; dropout and gradients; inputs that are NaN or infinite, but for the -inf that hides an expert or
 a key; positions or tokens wider than int64; frequencies and angles in formats narrower than float32, which no release has;
-which of equal scores a router chooses. Of experts whose scores differ the order is asked for, the largest first, though no
+which of equal scores a router chooses; the digits of a sigmoid far below 0, which are below the last one of any other value
+(a sigmoid made of tanh has none there). Of experts whose scores differ the order is asked for, the largest first, though no
 model's output depends on it: a router that returns its choice unsorted sorts it in its adapter.
 """
 

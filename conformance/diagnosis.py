@@ -89,7 +89,7 @@ def layer_suspects(case: LayerCase, outputs: Outputs, expected: Sequence[Expecta
                 if answer is not None:
                     yield (mutant.id,), answer if isinstance(answer, tuple) else (answer,)
 
-    return suspects(outputs, answers(), expected, case.dtype)
+    return suspects(outputs, answers(), [one.settled() for one in expected], case.dtype)
 
 
 def model_suspects(
@@ -105,6 +105,7 @@ def model_suspects(
 
     pairs: try two faults at once where none alone fits.
     """
+    expected = expected.settled()
     used = _used_functions(directory, ask)
     single: list[tuple[tuple[str, ...], Outputs]] = []
     for mutant in MUTANTS.values():

@@ -9,7 +9,8 @@ The budget of a problem is derived from the problem. Its noise is the largest, o
         smallest step that the dtype has
 
 in two norms over the whole output: the maximum and the root mean square. The budget is twice the noise, for every layer.
-Samples are drawn in rounds. The noise is that of all `ROUNDS`; the first decides alone where a candidate is inside it already.
+Samples are drawn in rounds. The noise is that of all `ROUNDS`; the first decides alone where a candidate is inside it already,
+and is what its share of the budget then refers to.
 Outputs that stay in float32 where a model is narrower (`refimpl.layers.precision`) have the noise of float32.
 A candidate must be inside in both norms. Integers and bools have no budget: they are equal or wrong, and so are floats that
 are copied or decoded without a rounding. Beside integers that choose (`conformance.choice`) a sample is held against the truth
@@ -33,15 +34,15 @@ from conformance.verdict import Judgement, Kind
 from refimpl.numerics import FORMATS, Array, is_float, smallest_step, unit_roundoff
 
 CONSTANT = 2.0
-ROUNDS = 4
+ROUNDS = 8
 # Of one round.
-UNSTEADY_SAMPLES = 2
-PERTURBED_SAMPLES = 4
-NEARBY_SAMPLES = 6
+UNSTEADY_SAMPLES = 1
+PERTURBED_SAMPLES = 2
+NEARBY_SAMPLES = 3
 # The first and the last bin of a histogram of errors: 2^e and more, of the budget. Float64 may be wrong by 2^50 budgets.
 SMALLEST_BIN, LARGEST_BIN = -8, 24
 # Outside by more than this, no further round would let a candidate in.
-PATIENCE = 4.0
+PATIENCE = 8.0
 
 Evaluate = Callable[[Exact], tuple[Array, ...]]
 Follow = Callable[[tuple[Array, ...]], tuple[Array, ...]]

