@@ -4,7 +4,7 @@
 
 One item a case, its id the name: `suite.py::rms_norm/plain-any-f32-b2t5d24`. What the backend does not do is
 skipped, with the reason; known failures are xfail, and strictly so; `-k`, `-n` of pytest-xdist and the rest are pytest's own.
-Where all of them are skipped, or more than --refimpl-min-cases allows, the exit status is 5 as where nothing is collected.
+Where fewer of them ran than --refimpl-min-cases (1 by default), the exit status is 5, as where nothing is collected.
 """
 
 from __future__ import annotations
@@ -62,8 +62,10 @@ class Enough:
             self.ran += verdict in RAN
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        from conformance.report import TOO_FEW
+
         if exitstatus == 0 and self._too_few:
-            session.exitstatus = 5
+            session.exitstatus = TOO_FEW
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._too_few:

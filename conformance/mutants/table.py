@@ -4,7 +4,8 @@
                                                     table.json beside this file and docs/mutants.md
 
 Mutants of layers are judged on the hand-picked cases of the functions that they replace; those of whole models on the small
-models of the architectures that they name. The case that is written down is the one with the largest share.
+models of the architectures that they name. The case that is written down is the one with the largest share. Shares of layers
+refer to the budget of all rounds of samples, those of models beyond `PATIENCE` to that of the first (`conformance.judge`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from typing import Any
 import numpy as np
 
 from conformance.backend import Backend, as_backend
-from conformance.calls import attempt
 from conformance.case import Case, Workspace
 from conformance.cases import FAMILIES
-from conformance.family import INTEGERS, LayerCase, as_tuple
-from conformance.judge import Expectation, judge
+from conformance.family import INTEGERS, LayerCase
 from conformance.models import model_cases
 from conformance.mutants import MUTANTS, NOT_EXPRESSED, REPORTS, Mutant
+from conformance.variants.judging import JudgedLayer
 from conformance.verdict import Judgement
 from refimpl.numerics import FORMATS
 
@@ -62,24 +62,13 @@ def measure(mutant: Mutant, dtype: str) -> dict[str, Any]:
 
 
 def judgement_of(case: Case, backend: Backend, workspace: Workspace) -> Judgement:
-    """As `case.result`, of which the expectations of a layer are made once for all mutants."""
-    if not isinstance(case, LayerCase) or case.family.chooses:
+    """As `case.result`; of a layer under the budget of all rounds, which is made once for all mutants."""
+    if not isinstance(case, LayerCase):
         return case.result(backend, workspace).judgement
-    if case.id not in _EXPECTED:
-        _EXPECTED[case.id] = case.expected()
-    with np.errstate(all="ignore"):
-        return attempt(
-            lambda: judge(
-                as_tuple(case.ask(backend)),
-                _EXPECTED[case.id],
-                case.dtype,
-                axes=case.family.axes,
-                wider=case.family.wider,
-            )
-        )
+    return _JUDGED.setdefault(case.id, JudgedLayer(case, settled=True)).judge(backend)
 
 
-_EXPECTED: dict[str, tuple[Expectation, ...]] = {}
+_JUDGED: dict[str, JudgedLayer] = {}
 
 
 def _clearness(judgement: Judgement) -> tuple[bool, float]:

@@ -18,10 +18,14 @@ from conformance.verdict import Judgement
 
 
 class JudgedLayer:
-    """A case of a layer, and what is expected of each choice that a candidate may make in it."""
+    """A case of a layer, and what is expected of each choice that a candidate may make in it.
 
-    def __init__(self, case: LayerCase) -> None:
+    settled: with the budget of all rounds of samples from the start, so that every share refers to it.
+    """
+
+    def __init__(self, case: LayerCase, *, settled: bool = False) -> None:
         self.case = case
+        self._settled = settled
         self._expected: dict[bytes, tuple[Expectation, ...]] = {}
 
     def judge(self, backend: Backend) -> Judgement:
@@ -41,7 +45,8 @@ class JudgedLayer:
         chooses = self.case.family.chooses
         key = outputs[0].astype(np.float64).tobytes() if chooses else b""
         if key not in self._expected:
-            self._expected[key] = self.case.expected(outputs)
+            expected = self.case.expected(outputs)
+            self._expected[key] = tuple(one.settled() for one in expected) if self._settled else expected
         return self._expected[key]
 
 

@@ -39,25 +39,13 @@ def all_functions(**changed):
     return {**{name: getattr(specification, name) for name in VOCABULARY}, **changed}
 
 
-def planted_together():
-    """The faults in as few backends as have one in a function."""
-    found: list[dict[str, str]] = []
-    for label in CLASSIC:
-        name, _ = faulty(label)
-        pack = next((pack for pack in found if name not in pack), None)
-        if pack is None:
-            found.append(pack := {})
-        pack[name] = label
-    return [pytest.param(tuple(pack.values()), id=next(iter(pack.values()))) for pack in found]
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("labels", planted_together())
-def test_planted_faults_fail_on_their_layers_and_nothing_else_fails(labels, dtype):
-    faults = dict(map(faulty, labels))
-    report = run(all_functions(**faults), level="layer", dtype=dtype, max_examples=10)
+@pytest.mark.parametrize("label", CLASSIC)
+def test_a_planted_fault_fails_on_its_layer(label, dtype):
+    name, function = faulty(label)
+    report = run(all_functions(**{name: function}), level="layer", dtype=dtype, max_examples=10)
     assert report.exit_code == 1
-    assert {result.layer for result in report.failures()} == set(faults)
+    assert {result.layer for result in report.failures()} == {name}
     assert all(result.judgement.kind == "numeric" for result in report.failures())
 
 
@@ -214,9 +202,9 @@ def test_a_run_leaves_nothing_where_it_was_called(tmp_path, monkeypatch):
 
 
 def test_two_runs_give_the_same_report(forget_expectations):
-    first = run("numpy", dtype="bfloat16", k="attention/ or attention_block", max_examples=10).to_json()
+    first = run("numpy", dtype="bfloat16", k="attention", max_examples=10).to_json()
     forget_expectations()
-    assert run("numpy", dtype="bfloat16", k="attention/ or attention_block", max_examples=10).to_json() == first
+    assert run("numpy", dtype="bfloat16", k="attention", max_examples=10).to_json() == first
 
 
 class Recorder:

@@ -20,8 +20,8 @@ Array = npt.NDArray[Any]
 # far above, for every parameter and switch is set away from its neutral value.
 SAME_MEANING = 1e-10
 FLOAT32_ROUNDING = 100 * 2.0**-24
-# How much more than the roundings of its results the sums inside layers may lose.
-SUMS = 32
+# How much more than the roundings of its results the sums inside layers may lose, with and without recurrences.
+SUMS, SHORT_SUMS = 32, 8
 
 
 @dataclass(frozen=True, kw_only=True)
