@@ -16,8 +16,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 TABLE = table()
 # Of whole models the other two formats are measured by the script alone.
 MEASURED_HERE = ("float32", "bfloat16")
-# By which factor a share may be another on another processor.
-NEAR = {"float64": 4, "float32": 2, "bfloat16": 2, "float16": 2, "int64": 2}
 ROUNDING = (
     "gemma-norm-one-plus-w-in-bf16",
     "gemma2-norm-cast-lmdeploy",
@@ -57,8 +55,7 @@ def test_the_table_says_what_is_measured(id):
         assert (now["of"], now.get("by"), "share" in now) == (then["of"], then.get("by"), "share" in then), dtype
         if not 0.67 < then.get("share", 0) < 1.5:  # else rounding, which differs from machine to machine, may decide
             assert bool(now["killed"]) == bool(then["killed"]), dtype
-        # In float64 the noise is that of single roundings in long sums, which another processor orders otherwise.
-        assert 1 / NEAR[dtype] < now.get("share", 1) / then.get("share", 1) < NEAR[dtype], dtype
+        assert 0.5 < now.get("share", 1) / then.get("share", 1) < 2, dtype
 
 
 def test_every_mutant_is_killed_but_those_in_bfloat16_that_only_round_to_it():
