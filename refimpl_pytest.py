@@ -9,6 +9,7 @@ Where fewer of them ran than --refimpl-min-cases (1 by default), the exit status
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--refimpl-backend") and not hasattr(config, "workerinput"):
         minimum = config.getoption("--refimpl-min-cases")
         config.pluginmanager.register(Enough(1 if minimum is None else minimum))
+        share_cores(config)
+
+
+def share_cores(config: pytest.Config) -> None:
+    """Processes of xdist use a share of the cores each, as those of `conformance.run` do."""
+    from conformance.threads import share_of_cores
+
+    shared = ExitStack()
+    shared.enter_context(share_of_cores(config.getoption("numprocesses", None) or 1))
+    config.add_cleanup(shared.close)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from conformance.backend import Backend, BackendError
 from conformance.calls import described
 from conformance.jobs import SENDABLE, Job
+from conformance.threads import share_of_cores
 from conformance.verdict import Kind, Result
 
 TIMEOUT = 60.0
@@ -42,7 +43,8 @@ def results_of_workers(jobs: Iterable[Job], backend: Backend, *, workers: int, t
         raise BackendError(sentence) from error
     waiting = deque(jobs)
     with tempfile.TemporaryDirectory(prefix="refimpl-", ignore_cleanup_errors=True) as directory:
-        places = [_Place(carried, backend.name, directory, timeout) for _ in range(min(workers, len(waiting)))]
+        processes = min(workers, len(waiting))
+        places = [_Place(carried, backend.name, directory, processes, timeout) for _ in range(processes)]
         try:
             while True:
                 for place in places:
@@ -62,8 +64,8 @@ def results_of_workers(jobs: Iterable[Job], backend: Backend, *, workers: int, t
 class _Place:
     """Where one process works at a time, and what is left of its job."""
 
-    def __init__(self, carried: bytes, name: str, directory: str, timeout: float) -> None:
-        self._start = (carried, name, directory)
+    def __init__(self, carried: bytes, name: str, directory: str, processes: int, timeout: float) -> None:
+        self._start = (carried, name, directory, processes)
         self._timeout = timeout
         self._worker: _Worker | None = None
         self._job = Job((), 0, 0)
@@ -148,13 +150,14 @@ class _Place:
 
 
 class _Worker:
-    """One process and the connection to it. ready: it has loaded the backend."""
+    """One process of so many and the connection to it. ready: it has loaded the backend."""
 
-    def __init__(self, carried: bytes, name: str, directory: str) -> None:
+    def __init__(self, carried: bytes, name: str, directory: str, processes: int) -> None:
         context = multiprocessing.get_context("spawn")  # forked threads of runtimes would hang
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs, carried, name, directory))
-        self.process.start()
+        with share_of_cores(processes):
+            self.process.start()
         theirs.close()
         self.ready = False
 

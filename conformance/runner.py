@@ -18,6 +18,7 @@ from conformance.jobs import jobs_of, results_of_executor, workspace
 from conformance.profiles import DEFAULT
 from conformance.report import Report
 from conformance.selection import selection
+from conformance.threads import cores
 from conformance.verdict import Result
 
 MOST_WORKERS = 4
@@ -62,8 +63,9 @@ def run(
     xfails_file: known failures, see `conformance.xfails`.
     min_cases: with fewer cases that ran, `report.exit_code` is 5; None: one for each layer that is covered.
     workers: cases are judged in so many processes, which may hang or end: after `timeout` seconds (default: 60) without an
-    answer, or without its process, a case is an error and the run goes on (`conformance.isolation`). The backend must be a
-    name, a path, a module or an object that pickle can carry. Neither is given, or workers is 0: everything in this process.
+    answer, or without its process, a case is an error and the run goes on (`conformance.isolation`). Each has its share of the
+    cores for threads, unless OMP_NUM_THREADS is set (`conformance.threads`). The backend must be a name, a path, a module or
+    an object that pickle can carry. Neither is given, or workers is 0: everything in this process.
     executor: judge in its workers instead, whatever has submit(function, *arguments) -> future as in concurrent.futures; what
     hangs or ends there is its own affair. The report is the same in all three.
     diagnose: compare wrong answers that no line lists with those of known bugs (`conformance.mutants`); models then take
@@ -125,8 +127,7 @@ def result_of(case: Case, backend: Backend) -> Result:
 
 def available_workers() -> int:
     """How many processes are of use here: one a core, but no more than a graphics card has room for."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return min(cores(), MOST_WORKERS)
 
 
 def _collected(

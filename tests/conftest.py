@@ -1,4 +1,5 @@
-"""For all tests: the same examples of Hypothesis on every machine, without deadlines, and expectations that are made once."""
+"""For all tests: the same examples of Hypothesis on every machine, without deadlines, expectations that are made once, and a
+share of the cores for each process of pytest-xdist."""
 
 from __future__ import annotations
 
@@ -11,9 +12,14 @@ from hypothesis import settings
 from conformance.blocks import BlockCase
 from conformance.family import LayerCase
 from conformance.laws.law import LawCase
+from refimpl_pytest import share_cores
 
 settings.register_profile("ci", max_examples=40, derandomize=True, deadline=None)
 settings.load_profile("ci")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    share_cores(config)
 
 
 @pytest.fixture(scope="session", autouse=True)

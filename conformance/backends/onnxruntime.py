@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from conformance.threads import threads
 from export.engine import checkpoint_session
 from export.errors import ExportError
 from export.layers import LayerRunner
@@ -94,7 +95,7 @@ def _is_bfloat16(value: Any) -> bool:
 backend = ExportedBackend(
     "onnxruntime",
     "onnxruntime",
-    load_model=partial(onnxruntime_run, provider=CPU),
+    load_model=partial(onnxruntime_run, provider=CPU, threads=threads()),
     load_layer=partial(onnxruntime_run, provider=CPU, threads=1),
 )
 cuda_backend = CudaBackend(

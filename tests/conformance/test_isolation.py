@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 
 import pytest
 
-from conformance import BackendError, run
+from conformance import BackendError, run, threads
 from refimpl.layers import silu
 from tests.conformance import fragile
 
@@ -66,6 +67,17 @@ def test_a_backend_that_cannot_travel_is_one_sentence(backend, words):
     with pytest.raises(BackendError, match=r"^[^\n]*$") as error:
         results_of(backend)
     assert str(error.value).startswith(words)
+
+
+@pytest.mark.parametrize(("said", "workers", "seen"), [(None, 2, "2"), (None, 1, "None"), ("3", 2, "3")])
+def test_workers_share_the_cores_unless_the_user_has_said_how_many_threads(monkeypatch, said, workers, seen):
+    monkeypatch.setattr(threads, "cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    found = results_of({"silu": fragile.say_threads, "gelu": fragile.gelu}, workers=workers)
+    assert f"threads: {seen}" in found[LARGE].judgement.sentence
+    assert os.environ.get("OMP_NUM_THREADS") == said
 
 
 def test_an_interrupt_passes_and_ends_the_workers():
