@@ -31,6 +31,7 @@ from conformance.readings import Exact
 from conformance.results import check_result
 from refimpl.layers import VOCABULARY
 from refimpl.layers.precision import converted
+from refimpl.layers.signatures import signature_of
 from refimpl.numerics import FORMATS, Array
 
 DEFAULT_DTYPES = ("float32",)
@@ -76,13 +77,11 @@ class Backend:
     def call(self, function: str, *values: Any, **options: Any) -> Any:
         """The backend's result for values in the tested dtype. Raises Unsupported or Misbehaved, nothing else."""
         found = self.functions[function]
-        defaults = _defaults(VOCABULARY[function])
-        options = {key: value for key, value in options.items() if not _is_default(value, defaults.get(key, Parameter.empty))}
-        parameters = signature(VOCABULARY[function]).parameters.values()
-        needed = {p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.default is Parameter.empty}
+        parameters = signature_of(function).parameters
+        options = {key: value for key, value in options.items() if not _is_default(value, parameters.get(key))}
+        needed = {p.name for p in parameters.values() if p.kind is Parameter.KEYWORD_ONLY and p.default is Parameter.empty}
         _bind(found, values, options, needed)
-        names = [*signature(VOCABULARY[function]).parameters]
-        result = guarded(found, values, options, names)
+        result = guarded(found, values, options, [*parameters])
         check_result(function, result)
         return result
 
@@ -150,12 +149,10 @@ def _bind(function: Callable[..., Any], values: tuple[Any, ...], options: dict[s
         raise Unsupported(f"its signature {form}: {error}") from None
 
 
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in signature(function).parameters.items()}
-
-
-def _is_default(value: Any, default: Any) -> bool:
-    return not isinstance(value, np.ndarray) and default is not Parameter.empty and value == default
+def _is_default(value: Any, parameter: Parameter | None) -> bool:
+    if parameter is None or parameter.default is Parameter.empty or isinstance(value, np.ndarray):
+        return False
+    return bool(value == parameter.default)
 
 
 def outside(name: str, what: str, ask: Callable[[], Any]) -> Any:

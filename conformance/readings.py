@@ -15,7 +15,6 @@ what becomes of the inputs and of every step:
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ import numpy as np
 from conformance.forms import OTHER_FORMS
 from refimpl.layers import VOCABULARY
 from refimpl.layers.precision import converted
+from refimpl.layers.signatures import signature_of
 from refimpl.numerics import FORMATS, Array, is_float, low_precision, plain, unit_roundoff
 from refimpl.ops import NumpyOps, Ops, Replaced, Rounded
 
@@ -79,7 +79,7 @@ class Exact:
     def call(self, name: str, *values: Any, **options: Any) -> Any:
         """The function `name` of the vocabulary on wide values, its result widened."""
         values, options = converted(name, values, options, narrow=self.cast, wide=self.cast_wide)
-        if "dtype" in signature(VOCABULARY[name]).parameters:
+        if "dtype" in signature_of(name).parameters:
             options.setdefault("dtype", self.angle_format)
         return self.widen(self._function(name)(*values, **options))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from export.runtimes import Run
 from refimpl import SPEC_VERSION
 from refimpl.layers import VOCABULARY
 from refimpl.layers.fp8 import SCALE_FORMATS
+from refimpl.layers.signatures import signature_of
 from refimpl.numerics import Array
 
 HELD_GRAPHS = 256
@@ -35,7 +35,7 @@ def split_arguments(name: str, *values: Any, **options: Any) -> tuple[dict[str, 
     if name not in VOCABULARY:
         raise ExportError(f"{name!r} is not a layer; known are {', '.join(VOCABULARY)}")
     try:
-        bound = inspect.signature(VOCABULARY[name]).bind(*values, **options).arguments
+        bound = signature_of(name).bind(*values, **options).arguments
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from None
     arrays = {

@@ -20,6 +20,7 @@ from export.graph import Function, Graph, Value
 from export.lowerings import LOWERINGS
 from export.lowerings.experts import Projection
 from refimpl.layers import VOCABULARY
+from refimpl.layers.signatures import signature_of
 from refimpl.numerics import Array
 from refimpl.ops import Ops
 
@@ -69,7 +70,7 @@ class GraphOps(Ops):
     def call(self, name: str, *values: Any, **options: Any) -> Any:
         if name in self._direct:
             return self._direct[name](*values, **options)
-        arguments = inspect.signature(VOCABULARY[name]).bind(*values, **options).arguments
+        arguments = signature_of(name).bind(*values, **options).arguments
         if name in TABLE_LOOKUPS and self._is_stored(arguments["weight"]):
             arguments["dtype"] = self.dtype
         else:
@@ -231,7 +232,7 @@ class GraphOps(Ops):
 
     def _routed_experts(self, *values: Any, **options: Any) -> Value:
         """A call whose matrices are fetched inside the function, which therefore takes the tensors that hold them."""
-        arguments = inspect.signature(VOCABULARY["routed_experts"]).bind(*values, **options).arguments
+        arguments = signature_of("routed_experts").bind(*values, **options).arguments
         biases = {name: arguments.pop(f"{name}_bias", None) for name in PROJECTIONS}
         matrices = {name: _as_matrices(arguments.pop(name)) for name in PROJECTIONS}
         held = [*(value for each in matrices.values() for value in each.bank.values()), *biases.values()]

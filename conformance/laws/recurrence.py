@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from typing import Any
 
 import numpy as np
 
 from conformance.laws.law import Call, Draw, Law
-from refimpl.layers import VOCABULARY, token_order
+from refimpl.layers import token_order
+from refimpl.layers.signatures import signature_of
 from refimpl.numerics import Array
 
 BATCH, LENGTH = 3, 7
@@ -33,7 +33,7 @@ class Problem:
     def run(self, call: Call, columns: slice = slice(None), **carried: Any) -> tuple[Array, Array]:
         """The results for some of the tokens, and the state. carried: a state and an order, where there are any."""
         arguments = {name: array[:, columns] for name, array in self.tokens.items()} | self.fixed
-        names = [name for name in signature(VOCABULARY[self.function]).parameters if name in arguments]
+        names = [name for name in signature_of(self.function).parameters if name in arguments]
         found: tuple[Array, Array] = call(self.function, *(arguments[name] for name in names), **carried, **self.options)
         return found
 

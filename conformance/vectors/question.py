@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from refimpl.checkpoint.dtypes import NAMES
 from refimpl.checkpoint.errors import CheckpointError
 from refimpl.checkpoint.memory_map import read_tensor
 from refimpl.checkpoint.safetensors_file import read_header
-from refimpl.layers import VOCABULARY
 from refimpl.layers.precision import stays_wide
+from refimpl.layers.signatures import signature_of
 from refimpl.numerics import FORMATS, Array, is_float
 
 FORMAT = 1
@@ -53,7 +52,7 @@ class Question:
     @classmethod
     def of_layer(cls, function: str, *values: Any, **options: Any) -> Question:
         """The call of a function of the vocabulary, its defaults written out."""
-        bound = signature(VOCABULARY[function]).bind(*values, **options)
+        bound = signature_of(function).bind(*values, **options)
         bound.apply_defaults()
         arrays = {name: value for name, value in bound.arguments.items() if isinstance(value, np.ndarray)}
         others = {name: _as_json(value) for name, value in bound.arguments.items() if name not in arrays}

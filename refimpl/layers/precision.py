@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
-from refimpl.layers import VOCABULARY
+from refimpl.layers.signatures import signature_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def converted(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call of `name`: those that stay in float32 through `wide`, all others through `narrow`."""
     kept = WIDE[name].arguments if name in WIDE else ()
-    names = signature(VOCABULARY[name]).parameters if kept else ("",) * len(values)
+    names = signature_of(name).parameters if kept else ("",) * len(values)
     positional = tuple(
         wide(value) if argument in kept else narrow(value) for argument, value in zip(names, values, strict=False)
     )
