@@ -4,8 +4,9 @@
                                                     table.json beside this file and docs/mutants.md
 
 Mutants of layers are judged on the hand-picked cases of the functions that they replace; those of whole models on the small
-models of the architectures that they name. The case that is written down is the one with the largest share. Shares of layers
-refer to the budget of all rounds of samples, those of models beyond `PATIENCE` to that of the first (`conformance.judge`).
+models of the architectures that they name. The case that is written down is the one with the largest share, with its largest
+error, which is the mutant's own. Shares of layers refer to the budget of all rounds of samples, those of models beyond
+`PATIENCE` to that of the first (`conformance.judge`), of which another processor may make one that is twice as large.
 """
 
 from __future__ import annotations
@@ -47,17 +48,16 @@ def backend_of(mutant: Mutant) -> Backend:
     return as_backend(dict(mutant.functions) or {"load": mutant.load}, name=mutant.id)
 
 
-def measure(mutant: Mutant, dtype: str) -> dict[str, Any]:
-    """What its cases say of a mutant at one dtype: how many kill it, the one that does so most clearly, and by what."""
-    backend, found = backend_of(mutant), []
+def measure(mutant: Mutant, cases: Iterable[Case]) -> dict[str, Any]:
+    """What cases of one dtype say of a mutant: how many kill it, the one that does so most clearly, and by what."""
+    backend = backend_of(mutant)
     with tempfile.TemporaryDirectory() as directory:
         workspace = Workspace(Path(directory))
-        for case in cases_of(mutant, dtype):
-            found.append((case.id, judgement_of(case, backend, workspace)))
+        found = [(case.id, judgement_of(case, backend, workspace)) for case in cases]
     case_id, judgement = max(found, key=lambda pair: _clearness(pair[1]))
     entry: dict[str, Any] = {"killed": sum(one.verdict == "fail" for _, one in found), "of": len(found), "case": case_id}
     if judgement.share is not None and np.isfinite(judgement.share):  # infinite where the truth and its noise are 0
-        return {**entry, "share": float(f"{judgement.share:.3g}")}
+        return {**entry, "share": float(f"{judgement.share:.3g}"), "error": float(f"{judgement.max_error:.3g}")}
     return {**entry, "by": judgement.kind or judgement.verdict}
 
 
@@ -77,7 +77,7 @@ def _clearness(judgement: Judgement) -> tuple[bool, float]:
 
 def measured(mutants: Iterable[Mutant]) -> dict[str, dict[str, Any]]:
     """id -> dtype -> what `measure` says."""
-    return {mutant.id: {dtype: measure(mutant, dtype) for dtype in mutant.dtypes} for mutant in mutants}
+    return {mutant.id: {dtype: measure(mutant, cases_of(mutant, dtype)) for dtype in mutant.dtypes} for mutant in mutants}
 
 
 def table() -> dict[str, dict[str, Any]]:

@@ -30,6 +30,7 @@ from conformance.family import LayerCase
 from conformance.jobs import HYPOTHESIS_ELSEWHERE
 from conformance.search import search
 from conformance.select import Predicate, expression
+from conformance.threads import share_of_cores
 from conformance.variants import VARIANTS
 from conformance.variants.judging import JudgedBlock, JudgedLayer
 from conformance.verdict import Judgement
@@ -140,7 +141,7 @@ def run(todo: list[Job], workers: int, tell: Callable[[dict[str, Any]], None]) -
         for job in todo:
             tell(work(job))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with share_of_cores(workers), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(work, job) for job in todo]):
             tell(future.result())
 
