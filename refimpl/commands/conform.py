@@ -28,7 +28,7 @@ class FileOrStdout(Target):
 
 _DTYPE_HELP = "float64, float32, bfloat16, float16 or all; may be repeated. Default: those that the backend claims."
 
-_PROFILE_HELP = "How many cases to draw: dev (30 a layer and dtype), ci (100), nightly (1000, others each day)."
+_PROFILE_HELP = "How many cases to draw: dev (20 a layer and dtype), ci (100), nightly (1000, others each day)."
 _WORKERS_HELP = "Judge in so many processes; 0: in this one. Default: one a core, 4 at most."
 _TIMEOUT_HELP = "A case without an answer for so long is an error, and the run goes on. Default: 60; none with -n 0."
 

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 
 from conformance import run
+from conformance.profiles import PROFILES
 from conformance.strategies import layer_cases
+from refimpl.commands.conform import conform
 from refimpl.layers import silu
 
 
@@ -26,6 +28,11 @@ def test_profiles_differ_in_examples_and_seed():
     days.add(datetime.now(UTC).toordinal())
     assert examples == 1000
     assert seed in days
+
+
+def test_the_help_says_how_many_cases_a_profile_draws():
+    said = next(option.help for option in conform.params if option.name == "profile")
+    assert all(f"{name} ({profile.max_examples}" in said for name, profile in PROFILES.items())
 
 
 def test_numbers_stand_in_place_of_the_profiles():
