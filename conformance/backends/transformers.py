@@ -134,7 +134,7 @@ class _Model:
         positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, past.shape[1] :]
         # transformers appends to its cache in place; a caller may continue one cache twice.
         states = DynamicCache(config=self.network.config) if cache is None else copy.deepcopy(cache.states)
-        with torch.inference_mode():
+        with _quiet(), torch.inference_mode():
             output = self.network(
                 input_ids=torch.tensor(tokens, dtype=torch.long),
                 attention_mask=torch.tensor(mask, dtype=torch.long),

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import refimpl
 from conformance.backends.transformers import backend, sdpa_backend
+from conformance.tiny_models import MODELS
 
 pytestmark = pytest.mark.skipif(backend.unavailable() is not None, reason=str(backend.unavailable()))
 
@@ -173,13 +174,15 @@ def test_a_directory_without_configuration_is_refused(tmp_path):
         backend.load(tmp_path)
 
 
-def test_nothing_is_printed_and_the_callers_logging_is_restored(directory):
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen3_next"])
+def test_nothing_is_printed_and_the_callers_logging_is_restored(tmp_path, architecture):
+    next(tiny for tiny in MODELS if tiny.architecture == architecture).write(tmp_path, "float32")
     code = f"""
 import numpy as np
 from transformers.utils import logging
 before = logging.get_verbosity(), logging.is_progress_bar_enabled()
 from conformance.backends.transformers import backend
-model = backend.load({json.dumps(str(directory))})
+model = backend.load({json.dumps(str(tmp_path))})
 _, cache = model(np.ones((2, 3), np.int64))
 model(np.ones((2, 1), np.int64), cache)
 assert before == (logging.get_verbosity(), logging.is_progress_bar_enabled())
