@@ -44,6 +44,18 @@ class _UpdatesAndReadsApart(Chunks):
         return self.solved(k, g, beta, beta * v) - self.solved(k, g, beta, beta * k * np.exp(np.cumsum(g, axis=2))) @ S
 
 
+class _RowByRow(Chunks):
+    """A token's update is corrected by those before it, once these are known."""
+
+    size = LONG
+
+    def solved(self, k: Array, g: Array, beta: Array, written: Array) -> Array:
+        corrections, found = self.corrections(k, g, beta), written.copy()
+        for row in range(1, found.shape[2]):
+            found[:, :, row] -= (corrections[:, :, row, None, :row] @ found[:, :, :row])[:, :, 0]
+        return found
+
+
 def _read_before_decay(S: Array, at: Token) -> Array:
     """What is read of the state is decayed, in the key, before the state itself is."""
     written = at.v if at.beta is None else at.beta * (at.v - read(S, at.k * at.decay[..., 0]))
@@ -127,6 +139,11 @@ VARIANTS = (
         "chunks-with-u-and-w-apart",
         "Chunks of 16 whose values and whose reading of the state are solved for apart.",
         _rules(_UpdatesAndReadsApart()),
+    ),
+    _variant(
+        "chunks-solved-row-by-row",
+        "Chunks of 64 in which a token's update is corrected by those before it, one after the other.",
+        _rules(_RowByRow(), CORRECTING),
     ),
     _variant(
         "read-before-it-decays",
