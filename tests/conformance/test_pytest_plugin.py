@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from conformance.threads import cores
+
 # A checkout that was installed before the plug-in was there does not know it by itself.
 INSTALLED = [] if any(entry.name == "refimpl" for entry in entry_points(group="pytest11")) else ["-p", "refimpl_pytest"]
 ROOT = Path(__file__).parents[2]
@@ -37,7 +39,7 @@ def project(tmp_path):
 def call(project, *arguments):
     """Exit status and output of pytest in the directory of a project."""
     command = [sys.executable, "-m", "pytest", *INSTALLED, "-p", "no:cacheprovider", "-rA", *arguments]
-    environment = {"PYTHONPATH": f"{project}:{ROOT}", "PATH": "", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = {"PYTHONPATH": f"{project}:{ROOT}", "PATH": "", "COLUMNS": "200"}
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -96,6 +98,17 @@ def test_workers_of_xdist_give_the_same(project):
     alone, _ = suite(project, "-k", "silu or rms_norm")
     assert status == alone == 1
     assert f"refimpl reproduce {LARGE} --backend kernels" in said
+
+
+def test_workers_of_xdist_share_the_cores(project):
+    pytest.importorskip("xdist")
+    (project / "kernels.py").write_text(
+        "import os\n\ndef silu(x):\n    raise NotImplementedError(f\"threads: {os.environ.get('OMP_NUM_THREADS')}\")\n"
+    )
+    _, said = suite(project, "-k", "silu/", "-n", "2")
+    assert f"threads: {max(1, cores() // 2)}" in said
+    _, said = suite(project, "-k", "silu/")
+    assert "threads: None" in said
 
 
 @pytest.mark.parametrize(
