@@ -30,6 +30,8 @@ def _experts(change: Callable[..., Any]) -> Function:
 
 def _exchange(arguments: dict[str, Any], options: Any) -> None:
     arguments["gate"], arguments["up"] = arguments["up"], arguments["gate"]
+    if "up_bias" in arguments:
+        arguments["gate_bias"], arguments["up_bias"] = arguments["up_bias"], arguments["gate_bias"]
 
 
 def _scale_output(arguments: dict[str, Any], options: Any) -> None:
@@ -211,7 +213,7 @@ MUTANTS = (
         _experts(_transposed_weights),
         "Weights are read as a table of experts by tokens.",
     ),
-    layer("swiglu-gate-up-swapped", EXPERTS, _experts(_exchange), "Gate and up are exchanged."),
+    layer("swiglu-gate-up-swapped", EXPERTS, _experts(_exchange), "Gate and up are exchanged, their biases too."),
     layer(
         "swiglu-limit-dropped-on-one-backend",
         EXPERTS,
