@@ -133,7 +133,7 @@ class ModelCase(Case):
             engine = engine_of(tiny, self.dtype, backend, workspace)
             with combining("the phase"):
                 logits = PHASES[self.phase](engine, tiny.tokens())
-            expected = expectation(self.index, self.dtype, padding=self.phase == "padded")
+            expected = self.expected()
 
             def judged(outputs: tuple[Array, ...]) -> Judgement:
                 axes = "BTV" if outputs[0].ndim == 3 else "NV"
@@ -151,6 +151,10 @@ class ModelCase(Case):
             return without_memory((logits,), judged, lambda: ask_again(tokens), lambda: ask_again(tokens[:, ::-1]))
 
         return attempt(compare)
+
+    def expected(self) -> Expectation:
+        """What the model must answer in this phase."""
+        return expectation(self.index, self.dtype, padding=self.phase == "padded")
 
     def _suspects(self, workspace: Workspace, logits: Array, expected: Expectation) -> tuple[Suspect, ...]:
         """The known bugs with which the model answers so in this phase."""

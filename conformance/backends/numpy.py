@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from conformance.readings import on_floats
 from refimpl.api import read_config
 from refimpl.layers import VOCABULARY
 from refimpl.layers.precision import converted, stays_wide
+from refimpl.layers.signatures import signature_of
 from refimpl.model import Model
 from refimpl.numerics import FORMATS, Array, is_float, low_precision, plain
 from refimpl.ops import Rounded
@@ -28,7 +28,7 @@ NARROW = {FORMATS["bfloat16"], FORMATS["float16"]}
 def __getattr__(function: str) -> Callable[..., Any]:
     if function in VOCABULARY:
         found = VOCABULARY[function]
-        return found if "dtype" in signature(found).parameters else _in_dtype_of_inputs(found)
+        return found if "dtype" in signature_of(function).parameters else _in_dtype_of_inputs(found)
     raise AttributeError(function)
 
 

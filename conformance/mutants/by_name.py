@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from inspect import signature
 from typing import Any
 
 import numpy as np
 
 from refimpl.layers import VOCABULARY
 from refimpl.layers.precision import stays_wide
+from refimpl.layers.signatures import signature_of
 from refimpl.numerics import is_float, plain
 
 Arguments = dict[str, Any]
@@ -22,7 +22,7 @@ def computed(function: str, compute: Callable[[Arguments], Any]) -> Callable[...
 
     @wraps(correct)
     def faulty(*values: Any, **options: Any) -> Any:
-        bound = signature(correct).bind(*plain(values), **plain(options))
+        bound = signature_of(function).bind(*plain(values), **plain(options))
         bound.apply_defaults()
         dtype = next(value.dtype for value in bound.arguments.values() if _is_floats(value))
         wide = np.dtype(np.float64 if dtype == np.float64 else np.float32)

@@ -4,9 +4,9 @@
                                                     table.json beside this file and docs/mutants.md
 
 Mutants of layers are judged on the hand-picked cases of the functions that they replace; those of whole models on the small
-models of the architectures that they name. The case that is written down is the one with the largest share, with its largest
-error, which is the mutant's own. Shares of layers refer to the budget of all rounds of samples, those of models beyond
-`PATIENCE` to that of the first (`conformance.judge`), of which another processor may make one that is twice as large.
+models of the architectures that they name. The case that is written down is the one with the largest share, for models of the
+first budget. Shares refer to the budget of all rounds of samples (`conformance.judge`), which differs less between processors;
+the largest error is the mutant's own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from conformance.backend import Backend, as_backend
 from conformance.case import Case, Workspace
 from conformance.cases import FAMILIES
 from conformance.family import INTEGERS, LayerCase
-from conformance.models import model_cases
+from conformance.models import ModelCase, model_cases
 from conformance.mutants import MUTANTS, NOT_EXPRESSED, REPORTS, Mutant
 from conformance.variants.judging import JudgedLayer
 from conformance.verdict import Judgement
@@ -53,9 +54,11 @@ def measure(mutant: Mutant, cases: Iterable[Case]) -> dict[str, Any]:
     backend = backend_of(mutant)
     with tempfile.TemporaryDirectory() as directory:
         workspace = Workspace(Path(directory))
-        found = [(case.id, judgement_of(case, backend, workspace)) for case in cases]
-    case_id, judgement = max(found, key=lambda pair: _clearness(pair[1]))
-    entry: dict[str, Any] = {"killed": sum(one.verdict == "fail" for _, one in found), "of": len(found), "case": case_id}
+        found = [(case, judgement_of(case, backend, workspace)) for case in cases]
+    case, judgement = max(found, key=lambda pair: _clearness(pair[1]))
+    entry: dict[str, Any] = {"killed": sum(one.verdict == "fail" for _, one in found), "of": len(found), "case": case.id}
+    if isinstance(case, ModelCase):
+        judgement = _settled(case, judgement)
     if judgement.share is not None and np.isfinite(judgement.share):  # infinite where the truth and its noise are 0
         return {**entry, "share": float(f"{judgement.share:.3g}"), "error": float(f"{judgement.max_error:.3g}")}
     return {**entry, "by": judgement.kind or judgement.verdict}
@@ -69,6 +72,14 @@ def judgement_of(case: Case, backend: Backend, workspace: Workspace) -> Judgemen
 
 
 _JUDGED: dict[str, JudgedLayer] = {}
+
+
+def _settled(case: ModelCase, judgement: Judgement) -> Judgement:
+    """The same under the budget of all rounds."""
+    if judgement.max_error is None or judgement.rms_error is None:
+        return judgement
+    budget = case.expected().settled().budget
+    return replace(judgement, share=max(judgement.max_error / budget.maximum, judgement.rms_error / budget.rms))
 
 
 def _clearness(judgement: Judgement) -> tuple[bool, float]:
